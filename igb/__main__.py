@@ -1,0 +1,5 @@
+"""`python -m igb`."""
+
+from igb.cli import main
+
+main()

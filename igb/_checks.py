@@ -1,0 +1,59 @@
+"""Checks of values that a user gives, with messages that can stand alone on one line."""
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class InputError(ValueError):
+    """A value, file or folder that igb cannot work with; one line names it and says what is right."""
+
+
+def number(name: str, value: Any, *, at_least: float = -math.inf, at_most: float = math.inf) -> float:
+    """Return `value` if it is a finite number within the two bounds; raise InputError otherwise."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or not at_least <= value <= at_most:
+        raise InputError(f"{name}={value} must be a finite number{_bounds(at_least, at_most)}")
+    return float(value)
+
+
+def integer(name: str, value: object, *, at_least: int, at_most: float = math.inf) -> int:
+    """Return `value` if it is a whole number within the two bounds; raise InputError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int) or not at_least <= value <= at_most:
+        raise InputError(f"{name}={value} must be a whole number{_bounds(at_least, at_most)}")
+    return value
+
+
+def seed(name: str, value: object) -> int:
+    """Return `value` if every random generator takes it as a seed; raise InputError otherwise."""
+    return integer(name, value, at_least=0, at_most=2**32 - 1)
+
+
+def boolean(name: str, value: object) -> bool:
+    """Return `value` if it is true or false; raise InputError otherwise."""
+    if not isinstance(value, bool):
+        raise InputError(f"{name}={value} must be true or false")
+    return value
+
+
+def choice(name: str, value: object, options: Iterable[str]) -> str:
+    """Return `value` if it is one of `options`; raise InputError otherwise."""
+    if not isinstance(value, str) or value not in (options := tuple(options)):
+        raise InputError(f"{name}={value} must be one of {', '.join(options)}")
+    return value
+
+
+@contextmanager
+def within(group: str) -> Iterator[None]:
+    """Name the config group in every InputError raised inside, so that `gamma=-1 ...` becomes `loss.gamma=-1 ...`."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{group}.{error}") from error
+
+
+def _bounds(at_least: float, at_most: float) -> str:
+    if math.isfinite(at_least) and math.isfinite(at_most):
+        return f" from {at_least} to {at_most}"
+    return f" of at least {at_least}" if math.isfinite(at_least) else ""

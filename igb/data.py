@@ -1,0 +1,209 @@
+"""Grayscale images held in memory as one uint8 tensor and served as batches of it."""
+
+import contextlib
+import hashlib
+import zipfile
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import filelock
+import numpy as np
+import platformdirs
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler, TensorDataset
+
+from igb import _batches, _checks
+from igb._checks import InputError
+
+SCALINGS = ("standard", "unit", "symmetric", "raw")
+
+
+@dataclass
+class Images:
+    """A decoded data set: uint8 images [N, H, W] and int64 labels [N] of the training and the test split."""
+
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+
+
+class ImageData(pl.LightningDataModule):
+    """A data set of grayscale images in memory; a batch is an index into it, converted and scaled as a whole.
+
+    A subclass sets `class_names` in its constructor (cheaply, so that a sweep can be checked before it starts) and
+    gives `decode`, and `files` where decoding is worth keeping.
+
+    Args:
+        image_size: height and width of the images, in pixels.
+        batch_size: images in a training batch; a last batch of one image joins the one before it.
+        scaling: `standard` to mean 0 and standard deviation 1 over the training set, `unit` to [0, 1],
+            `symmetric` to [-1, 1], `raw` to [0, 255].
+        seed: with the epoch, it alone decides the order of the training images.
+        cache_dir: where decoded images are kept; the user's cache folder unless given.
+    """
+
+    class_names: Sequence[str]
+    train_images: Tensor  # uint8 [N, H, W]
+    train_labels: Tensor  # int64 [N]
+    test_images: Tensor
+    test_labels: Tensor
+
+    def __init__(
+        self,
+        image_size: int = 32,
+        batch_size: int = 32,
+        scaling: str = "standard",
+        seed: int = 0,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        self.image_size = _checks.integer("image_size", image_size, at_least=1)
+        self.batch_size = _checks.integer("batch_size", batch_size, at_least=1)
+        self.scaling = _checks.choice("scaling", scaling, SCALINGS)
+        self.seed = _checks.seed("seed", seed)
+        self.cache_dir = Path(cache_dir).expanduser() if cache_dir else platformdirs.user_cache_path("igb")
+
+    @abstractmethod
+    def decode(self) -> Images:
+        """Read every image; raise InputError that names the file where one cannot be read."""
+
+    def files(self) -> list[Path]:
+        """The files the images come from; the decoded images are kept until one of them changes. None: not kept."""
+        return []
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the images, from the cache where it is fresh. Called by Lightning too; loads once."""
+        if hasattr(self, "train_images"):
+            return
+        arrays = asdict(self._cached())
+        for split in ("train", "test"):
+            images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
+            missing = set(range(len(self.class_names))) - set(labels.tolist())
+            if missing:
+                name = self.class_names[min(missing)]
+                raise InputError(f"class_names: the {split} split has no image of class {name!r}")
+            setattr(self, f"{split}_images", torch.from_numpy(images))
+            setattr(self, f"{split}_labels", torch.from_numpy(labels))
+        self._offset, self._divisor = self._affine()
+        self._sampler = EpochSampler(len(self.train_labels), self.batch_size, self.seed)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch."""
+        return len(self._sampler)
+
+    def scale(self, images: Tensor) -> Tensor:
+        """Scale uint8 images [N, H, W] to the network's input, float32 [N, 1, H, W]."""
+        return images.unsqueeze(1).float().sub_(self._offset).div_(self._divisor)
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        """Batches of uint8 images [B, H, W] and labels [B]; Lightning tells the sampler the epoch."""
+        return DataLoader(
+            TensorDataset(self.train_images, self.train_labels),
+            sampler=self._sampler,
+            batch_size=None,
+            generator=torch.Generator(),  # else every epoch would draw from the global one
+        )
+
+    def on_after_batch_transfer(self, batch: Sequence[Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        """Scale a batch once it is on the device, where it arrives as bytes."""
+        images, labels = batch
+        return self.scale(images), labels
+
+    def _affine(self) -> tuple[float, float]:
+        """Offset and divisor of the scaling."""
+        if self.scaling == "standard":
+            counts = np.bincount(self.train_images.numpy().ravel(), minlength=256)
+            values = np.arange(256)
+            mean = np.average(values, weights=counts)
+            deviation = np.sqrt(np.average((values - mean) ** 2, weights=counts))
+            if deviation == 0:
+                raise InputError("scaling=standard needs images that differ; every training pixel is the same")
+            return float(mean), float(deviation)
+        return {"unit": (0.0, 255.0), "symmetric": (127.5, 127.5), "raw": (0.0, 1.0)}[self.scaling]
+
+    def _cached(self) -> Images:
+        """The decoded images, from the cache if no file changed since; processes that start at once decode once."""
+        if type(self).files is ImageData.files:
+            return self.decode()
+        key = f"{getattr(self, 'root', '')} {self.image_size}"
+        name = f"{type(self).__name__.lower()}-{hashlib.sha256(key.encode(errors='surrogateescape')).hexdigest()[:16]}"
+        cache = self.cache_dir / f"{name}.npz"
+        with contextlib.ExitStack() as stack:
+            try:
+                self.cache_dir.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(filelock.FileLock(f"{cache}.lock"))
+            except OSError as error:
+                raise InputError(f"cache_dir={self.cache_dir} cannot be written ({error})") from error
+            fingerprint = _fingerprint(self.files())
+            images = _read_cache(cache, fingerprint)
+            if images is None:
+                images = self.decode()
+                _write_cache(cache, fingerprint, images)
+        return images
+
+
+class EpochSampler(Sampler[Tensor]):
+    """The batches of an epoch as index tensors, in an order that depends on `seed` and the epoch alone."""
+
+    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, counted from 0, whose batches come next; Lightning calls it."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(_batches.split(torch.arange(self.count), self.batch_size))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        (state,) = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint32)
+        order = torch.randperm(self.count, generator=torch.Generator().manual_seed(int(state)))
+        return iter(_batches.split(order, self.batch_size))
+
+
+def grayscale(image: Image.Image, size: int) -> np.ndarray:
+    """One image as uint8 [size, size]: ITU-R 601 luma as `PIL.Image.convert("L")` gives it, then resized (bilinear)."""
+    gray = image.convert("L")
+    if gray.size != (size, size):
+        gray = gray.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(gray)
+
+
+def _fingerprint(files: Sequence[Path]) -> str:
+    """A hash that changes with the path, size or time of any of the files."""
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            stat = file.stat()
+        except OSError as error:
+            raise InputError(f"root: {file} cannot be read ({error.strerror})") from error
+        digest.update(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _read_cache(cache: Path, fingerprint: str) -> Images | None:
+    """The images kept in `cache`, or None where there are none, they are stale, or the file is damaged."""
+    damage = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+    with contextlib.suppress(*damage), open(cache, "rb") as stream, np.load(stream) as arrays:
+        if str(arrays["fingerprint"]) == fingerprint:
+            return Images(**{field.name: arrays[field.name] for field in fields(Images)})
+    return None
+
+
+def _write_cache(cache: Path, fingerprint: str, images: Images) -> None:
+    partial = cache.with_suffix(".partial")
+    try:
+        with open(partial, "wb") as stream:
+            np.savez(stream, fingerprint=np.array(fingerprint), **asdict(images))
+        partial.replace(cache)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(f"cache_dir={cache.parent} cannot be written ({error})") from error

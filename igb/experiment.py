@@ -1,0 +1,94 @@
+"""One run, from a config to a finished run folder."""
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from igb import _checks, initialization
+from igb._checks import InputError
+from igb.data import ImageData
+from igb.losses import LossSchedule
+from igb.probe import Probe
+from igb.records import Records
+from igb.training import Classifier, MakeOptimizer
+
+
+class Parts(NamedTuple):
+    """What a config describes, its values checked; no image is read yet, and no weight drawn."""
+
+    data: ImageData
+    make_network: Callable[[], nn.Module]
+    losses: LossSchedule
+    make_optimizer: MakeOptimizer
+    probe: Probe
+    make_trainer: Callable[..., pl.Trainer]
+
+
+def run(config: DictConfig, folder: Path) -> str:
+    """Carry out the run that `config` describes, leave its records in `folder`, and return its status.
+
+    Raises InputError for what cannot be worked with, before anything is written where that can be known.
+    """
+    parts = build(config)
+    with Records(folder, parts.probe, config) as records:
+        with _checks.within("data"):
+            parts.data.setup()
+        pl.seed_everything(config.seed, verbose=False)
+        # A trapped network's gradients fall below 1e-38, where a CPU is twenty times slower and no weight feels them.
+        torch.set_flush_denormal(True)
+        classifier = Classifier(parts.make_network(), parts.losses, parts.make_optimizer)
+        trainer = parts.make_trainer(callbacks=[parts.probe, records], progress_bar=sys.stdout.isatty())
+        trainer.fit(classifier, datamodule=parts.data)
+    return records.status
+
+
+def build(config: DictConfig) -> Parts:
+    """Check every value of a config and make its parts; InputError names the first value that is not right."""
+    for key in ("seed", "init_seed"):
+        _checks.seed(key, config[key])
+    data = _make(config, "data")
+    loss = _make(config, "loss", without="warmup_epochs")
+    with _checks.within("loss"):
+        losses = LossSchedule(loss, config.loss.get("warmup_epochs", 0))
+    with _checks.within("trainer"):
+        _checks.boolean("keep_checkpoint", config.trainer.keep_checkpoint)
+    make_trainer = functools.partial(_make, config, "trainer", without="keep_checkpoint")
+    make_trainer()
+    classes = len(data.class_names)
+    if _has_batch_norm(OmegaConf.to_yaml(config.model, resolve=True), classes) and data.batch_size == 1:
+        raise InputError("data.batch_size=1 must be at least 2 for a network with batch norm")
+    make_network = functools.partial(_make, config, "model", num_classes=classes)
+    initialize = functools.partial(initialization.build, make_network, _make(config, "init"), config.init_seed)
+    return Parts(data, initialize, losses, _make(config, "optimizer"), _make(config, "probe"), make_trainer)
+
+
+def _make(config: DictConfig, group: str, *, without: str = "", **arguments: Any) -> Any:
+    """Instantiate a config group, less the key that is not its constructor's; errors name the group."""
+    try:
+        options = {key: value for key, value in config[group].items() if key != without}
+        return instantiate(options, **arguments, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, InputError):
+            raise InputError(f"{group}.{cause}") from error
+        raise InputError(f"{group}: {type(cause).__name__}: {' '.join(str(cause).split())}") from error
+    except OmegaConfBaseException as error:  # a value that a user's config leaves to be given
+        raise InputError(f"{group}: {' '.join(str(error).split())}") from error
+
+
+@functools.cache
+def _has_batch_norm(model: str, num_classes: int) -> bool:
+    """Whether the network of a model config (YAML) has batch norm; kept, as the jobs of a sweep mostly share it."""
+    network = _make(OmegaConf.create({"model": OmegaConf.create(model)}), "model", num_classes=num_classes)
+    return any(isinstance(module, _BatchNorm) for module in network.modules())

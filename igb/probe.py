@@ -1,0 +1,143 @@
+"""The probe: when to measure the network during training, on which images, and the callback that does it."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from igb import _checks, statistics
+from igb._checks import InputError
+from igb.data import ImageData
+from igb.statistics import ClassStatistics
+from igb.training import Classifier
+
+FIRST_BATCHES = 10  # measured one by one by every schedule
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What one probe saw, in one batch-norm mode, after `step` optimizer steps."""
+
+    step: int
+    batch_norm: str
+    statistics: ClassStatistics
+
+
+class Probe(pl.Callback):
+    """Measures a classifier at initialisation, during epoch one, at the end of every epoch, and after the last step.
+
+    Training goes on exactly as if it had not: no weight, running statistic, optimizer or random state, or mode changes.
+
+    Args:
+        points: log-spaced batches of epoch one to measure after, its first ten and its last among them; at least 11.
+            None: every batch.
+        images: size of a fixed subset of the test images, drawn class by class in proportion. None: all.
+        batch_norm: `running` (evaluation mode), `batch` (statistics of each chunk), or `both`.
+        chunk: images in a forward pass. In `batch` mode it is part of the measurement.
+    """
+
+    def __init__(
+        self, points: int | None = None, images: int | None = None, batch_norm: str = "running", chunk: int = 500
+    ) -> None:
+        self.points = None if points is None else _checks.integer("points", points, at_least=FIRST_BATCHES + 1)
+        self.images = None if images is None else _checks.integer("images", images, at_least=1)
+        _checks.choice("batch_norm", batch_norm, (*statistics.BATCH_NORM_MODES, "both"))
+        self.modes = statistics.BATCH_NORM_MODES if batch_norm == "both" else (batch_norm,)
+        # Batch norm cannot normalise a chunk of one image by itself.
+        self.chunk = _checks.integer("chunk", chunk, at_least=2 if "batch" in self.modes else 1)
+        self.results: list[ProbeResult] = []  # of the latest probe, one a mode
+        self.seconds = 0.0  # spent measuring so far
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Fix the images and the steps of this run."""
+        data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
+        with _checks.within("probe"):
+            order = probe_order(data.test_labels, self.images)
+        self._images, self._labels = data.test_images[order], data.test_labels[order]
+        self._steps_per_epoch = data.steps_per_epoch
+        self.total_steps = trainer.max_epochs * data.steps_per_epoch  # type: ignore[operator]
+        if trainer.max_steps >= 0:
+            self.total_steps = min(self.total_steps, trainer.max_steps)
+        self.steps = frozenset(probe_steps(data.steps_per_epoch, self.total_steps, self.points))
+
+    @property
+    def images_per_probe(self) -> int:
+        """Forward passes that one probe takes, in images."""
+        return len(self._labels) * len(self.modes)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measure the untrained network; the only hook that runs before training also when there are no steps."""
+        self._images, self._labels = self._images.to(pl_module.device), self._labels.to(pl_module.device)
+        self._measure(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """Measure after the step if it is on the schedule."""
+        if trainer.global_step in self.steps:
+            self._measure(trainer, pl_module)
+
+    def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Classifier)
+        started = time.perf_counter()
+        step = trainer.global_step
+        # The loss that the next step would use; after the last step, the loss of that step.
+        epoch = min(step, max(self.total_steps - 1, 0)) // self._steps_per_epoch
+        self.results = [
+            ProbeResult(
+                step,
+                mode,
+                statistics.measure(
+                    pl_module.network,
+                    self._images,
+                    self._labels,
+                    loss=pl_module.losses.at(epoch),
+                    batch_norm=mode,
+                    chunk=self.chunk,
+                    transform=trainer.datamodule.scale,  # type: ignore[attr-defined]
+                ),
+            )
+            for mode in self.modes
+        ]
+        self.seconds += time.perf_counter() - started
+
+
+def probe_steps(steps_per_epoch: int, total_steps: int, points: int | None) -> list[int]:
+    """The numbers of optimizer steps after which to measure, ascending from 0 (initialisation) to `total_steps`.
+
+    In epoch one every step, or `points` log-spaced ones: the first ten, then each a constant factor after the one
+    before, as far as whole steps allow, to the last. After it the end of every epoch.
+    """
+    steps = list(range(min(FIRST_BATCHES, steps_per_epoch) + 1))
+    if points is None:
+        steps = list(range(steps_per_epoch + 1))
+    while steps[-1] < steps_per_epoch:
+        # `points` at least 11 leaves one for the last step; where fewer steps remain than points, all are taken.
+        remaining = max(points - len(steps) + 1, 1) if points is not None else 1
+        factor = (steps_per_epoch / steps[-1]) ** (1 / remaining)
+        steps.append(max(steps[-1] + 1, round(steps[-1] * factor)))
+    steps += range(2 * steps_per_epoch, total_steps + 1, steps_per_epoch)
+    return [step for step in steps if step < total_steps] + [total_steps]
+
+
+def probe_order(labels: Tensor, count: int | None) -> Tensor:
+    """Indices of the images to measure, in one shuffled order that is the same for every seed and run.
+
+    Labels are int64 [N]. With `count` the subset has every class in proportion: an image's place among those of its
+    class, as a fraction of the class, decides whether it is in. Raises InputError if `count` is more than N or
+    less than the number of classes.
+    """
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    if count is None:
+        return order
+    classes = labels.unique()
+    if not len(classes) <= count <= len(labels):
+        raise InputError(f"images={count} must lie from {len(classes)}, one a class, to {len(labels)}, all there are")
+    place = torch.empty(len(labels), dtype=torch.float64)
+    for label in classes:
+        members = (labels[order] == label).nonzero().squeeze(1)
+        place[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
+        place[members[0]] = 0  # one of each class is in
+    chosen = place.argsort(stable=True)[:count]
+    return order[chosen.sort().values]

@@ -1,0 +1,180 @@
+"""What a classifier predicts, class by class: the two C x C matrices and three vectors of every probe."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import torchmetrics
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from igb import _batches, _checks
+from igb._checks import InputError
+from igb.losses import CrossEntropy
+
+BATCH_NORM_MODES = ("running", "batch")
+
+
+@dataclass(frozen=True)
+class ClassStatistics:
+    """Means over the samples of each class, float64 on the CPU; row k is the class the samples have (their label).
+
+    An attribute has the name of its column in metrics.csv. Shapes: matrices [C, C], all else [C].
+
+    Attributes:
+        count: samples of class k.
+        probability_matrix: mean softmax probability of class j over the samples of class k.
+        prediction_matrix: share of the samples of class k whose argmax is class j.
+        loss: mean loss.
+        gradient_norm: mean L2 norm of the gradient of a sample's loss with respect to its logits.
+        active_fraction: share of samples whose gradient is not zero.
+    """
+
+    count: Tensor
+    probability_matrix: Tensor
+    prediction_matrix: Tensor
+    loss: Tensor
+    gradient_norm: Tensor
+    active_fraction: Tensor
+
+    @property
+    def probability(self) -> Tensor:
+        """p̄_k, the mean probability of class k over the samples of class k (equation 4 of arXiv 2511.20826)."""
+        return self.probability_matrix.diagonal()
+
+    @property
+    def accuracy(self) -> Tensor:
+        """Acc_k, the share of the samples of class k that are predicted as k (equation 5 of arXiv 2511.20826)."""
+        return self.prediction_matrix.diagonal()
+
+    @property
+    def mean_probability(self) -> Tensor:
+        """Mean probability of class k over all samples."""
+        return self._over_all(self.probability_matrix)
+
+    @property
+    def guess_fraction(self) -> Tensor:
+        """G_k, the share of all samples that are predicted as class k."""
+        return self._over_all(self.prediction_matrix)
+
+    @property
+    def dominance(self) -> float:
+        """max_k G_k, the share of all samples that the most guessed class takes."""
+        return float(self.guess_fraction.max())
+
+    def _over_all(self, matrix: Tensor) -> Tensor:
+        present = self.count > 0  # the row of an absent class is NaN
+        return self.count[present] @ matrix[present] / self.count.sum()
+
+
+class ClassSums(torchmetrics.Metric):
+    """The float64 sums behind ClassStatistics; they add up over chunks and over devices."""
+
+    full_state_update = False
+    NAMES = ("count", "probability", "prediction", "loss", "gradient_norm", "active")
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        for name in self.NAMES:
+            shape = (num_classes, num_classes) if name in ("probability", "prediction") else (num_classes,)
+            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, labels: Tensor, loss: nn.Module) -> None:
+        """Add samples: logits [N, C] and labels [N]; `loss` is called with `reduction="none"`."""
+        logits = logits.detach().double().requires_grad_()
+        with torch.enable_grad():
+            losses = loss(logits, labels, reduction="none")
+            (gradient,) = torch.autograd.grad(losses.sum(), logits)
+        probability = F.softmax(logits.detach(), dim=1)
+        norm = gradient.norm(dim=1)
+        # Adding 0 * x, which is NaN where x is not finite, keeps broken outputs from counting as a guess of class 0.
+        prediction = F.one_hot(probability.argmax(dim=1), logits.shape[1]) + 0 * probability
+        active = (gradient != 0).any(dim=1) + 0 * norm
+        values = (torch.ones_like(norm), probability, prediction, losses.detach().double(), norm, active)
+        for name, value in zip(self.NAMES, values, strict=True):
+            getattr(self, name).index_add_(0, labels, value)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The sums over everything added so far, on all devices."""
+        return {name: getattr(self, name) for name in self.NAMES}
+
+
+def measure(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    loss: nn.Module | None = None,
+    batch_norm: str = "running",
+    chunk: int = 500,
+    transform: Callable[[Tensor], Tensor] | None = None,
+) -> ClassStatistics:
+    """Measure what a classifier predicts for labelled images, leaving the classifier exactly as it was.
+
+    Args:
+        network: any module that maps a batch of images to logits [N, C].
+        images: [N, ...], as the network takes them, or as `transform` does.
+        labels: class of each image, int64 [N] with values from 0 to C-1.
+        loss: gives loss, gradient norm and active fraction; cross-entropy unless given.
+        batch_norm: `running` normalises by the running statistics, as in `eval()`; `batch` by the statistics of each
+            chunk, leaving the running ones untouched. All other layers are in evaluation mode.
+        chunk: images in a forward pass; a last chunk of one image joins the one before it.
+        transform: applied to each chunk on the network's device, such as `ImageData.scale`.
+
+    Raises InputError for images and labels that do not fit each other or the network.
+    """
+    _checks.choice("batch_norm", batch_norm, BATCH_NORM_MODES)
+    _checks.integer("chunk", chunk, at_least=2 if batch_norm == "batch" else 1)
+    if labels.ndim != 1 or labels.is_floating_point() or len(labels) != len(images) or len(labels) == 0:
+        raise InputError(
+            f"labels must be whole numbers, one for each of {len(images)} images; "
+            f"they have shape {tuple(labels.shape)} and type {labels.dtype}"
+        )
+    if batch_norm == "batch" and len(labels) == 1:
+        raise InputError("batch_norm=batch needs two or more images; there is one")
+    loss = loss if loss is not None else CrossEntropy()
+    device = next((tensor.device for tensor in [*network.parameters(), *network.buffers()]), images.device)
+    sums: ClassSums | None = None
+    with _undisturbed(network, device, batch_norm), torch.no_grad():
+        for index in _batches.split(torch.arange(len(labels)), chunk):
+            batch = images[index.to(images.device)].to(device)
+            logits = network(transform(batch) if transform else batch)
+            if logits.ndim != 2 or len(logits) != len(index):
+                raise InputError(f"the network must give logits [N, C]; it gave shape {tuple(logits.shape)}")
+            if device.type == "mps":  # which has no float64
+                logits = logits.cpu()
+            if sums is None:
+                sums = ClassSums(logits.shape[1]).to(logits.device)
+                if labels.min() < 0 or labels.max() >= logits.shape[1]:
+                    raise InputError(
+                        f"labels must lie from 0 to {logits.shape[1] - 1}, one less than the network's classes; "
+                        f"they lie from {int(labels.min())} to {int(labels.max())}"
+                    )
+            sums.update(logits, labels[index.to(labels.device)].to(logits.device).long(), loss)
+    assert sums is not None
+    count, *totals = (total.cpu() for total in sums.compute().values())
+    return ClassStatistics(count, *(total / (count if total.ndim == 1 else count[:, None]) for total in totals))
+
+
+@contextlib.contextmanager
+def _undisturbed(network: nn.Module, device: torch.device, batch_norm: str) -> Iterator[None]:
+    """Evaluation mode with the batch norm chosen; modes, running statistics and random state come back as they were."""
+    training = {module: module.training for module in network.modules()}
+    tracking: dict[Any, bool] = {}
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            network.eval()
+            if batch_norm == "batch":
+                for module in network.modules():
+                    if isinstance(module, _BatchNorm):
+                        tracking[module] = module.track_running_stats
+                        module.training, module.track_running_stats = True, False
+            yield
+        finally:
+            for module, value in tracking.items():
+                module.track_running_stats = value
+            for module, mode in training.items():
+                module.training = mode

@@ -1,0 +1,66 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from PIL import Image
+
+from igb import experiment
+from igb._paths import config_folder
+
+torch.set_num_threads(1)  # for networks this small, a second thread only costs
+TINY = ["data=digits", "model._target_=tests.networks.Tiny", "trainer.accelerator=cpu"]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def tiny_config(*overrides: str) -> DictConfig:
+    """A run of the tiny network on the digits, in all else as the defaults."""
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return compose("config", [*TINY, *overrides])
+
+
+def tiny_run(folder: Path, *overrides: str) -> Path:
+    experiment.run(tiny_config(*overrides), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep folder with one run a loss, of two epochs with warm-up, probed in both modes; only to be read."""
+    folder = tmp_path_factory.mktemp("sweep")
+    for loss in ("ce", "bl", "pz"):
+        (folder / loss / ".hydra").mkdir(parents=True)
+        (folder / loss / ".hydra" / "overrides.yaml").write_text(f"- loss={loss}\n- data=digits\n")
+        tiny_run(
+            folder / loss, f"loss={loss}", "trainer.max_epochs=2", "probe=log", "probe.points=12",
+            "probe.batch_norm=both", "loss.warmup_epochs=1",
+        )  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """Six training and four test images of two classes, of odd sizes, in colour and gray."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 3), ("test", 2)):
+        for name in ("ant", "bee"):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                shape = (20 + index, 31, 3) if index else (24, 24)
+                pixels = generator.integers(0, 256, shape, dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+    return tmp_path / "images"
+
+
+def touch_later(file: Path) -> None:
+    stat = file.stat()
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))

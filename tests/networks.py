@@ -1,0 +1,51 @@
+"""A network small enough to train in a test, with the parts that matter: convolution, batch norm, dropout, head."""
+
+import torch
+from torch import nn
+
+
+class Tiny(nn.Sequential):
+    def __init__(self, num_classes: int, dropout: float = 0.0):
+        super().__init__(
+            nn.Conv2d(1, 8, 5, stride=4),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(7),
+            nn.Flatten(),
+            nn.Dropout(dropout),
+            nn.Linear(8 * 7 * 7, num_classes),
+        )
+
+
+class Explosive(Tiny):
+    """Gives logits that are not finite after `fuse` calls in training mode."""
+
+    def __init__(self, num_classes: int, fuse: int = 3):
+        super().__init__(num_classes)
+        self.fuse = fuse + 1
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.fuse -= self.training
+        logits = super().forward(images)
+        return logits if self.fuse > 0 else logits * float("nan")
+
+
+class Linear(nn.Sequential):
+    """Without batch norm."""
+
+    def __init__(self, num_classes: int):
+        super().__init__(nn.Flatten(), nn.Linear(32 * 32, num_classes))
+
+
+class Failing(Tiny):
+    """Stops with an error in the second batch."""
+
+    def __init__(self, num_classes: int):
+        super().__init__(num_classes)
+        self.batches = 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.batches += self.training
+        if self.batches > 1:
+            raise RuntimeError("out of order")
+        return super().forward(images)

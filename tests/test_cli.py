@@ -1,0 +1,264 @@
+import json
+import logging
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+import igb
+from hydra_plugins.igb_sweeper import run_name
+from igb import cli
+from tests.conftest import TINY
+
+ROOT = Path(igb.__file__).parents[1]
+SHORT = [*TINY, "trainer.max_steps=2", "probe=log"]
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Runs `igb` in this process, in an empty folder; gives exit status and what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, program="igb"):
+        monkeypatch.setattr(sys, "argv", [program, *arguments])
+        GlobalHydra.instance().clear()
+        handlers = logging.getLogger().handlers[:]
+        status = 0
+        try:
+            with warnings.catch_warnings():
+                cli.main() if program == "igb" else cli.report()
+        except SystemExit as stop:
+            if isinstance(stop.code, str):
+                print(stop.code, file=sys.stderr)  # as the interpreter does
+            status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        finally:
+            for handler in set(logging.getLogger().handlers) - set(handlers):
+                logging.getLogger().removeHandler(handler)
+                handler.close()
+        return status, "".join(capsys.readouterr())
+
+    return run
+
+
+def in_new_process(*arguments, **options):
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=120, **options)
+
+
+def statuses(folder):
+    return {file.parent.name: json.loads(file.read_text())["status"] for file in folder.rglob("run.json")}
+
+
+def test_help_names_every_group_with_its_options(command):
+    status, output = command("--help")
+    assert status == 0
+    for folder in sorted((ROOT / "conf").iterdir()):
+        if folder.is_dir():
+            options = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+            assert f"{folder.name}: {options}\n" in output
+
+
+@pytest.mark.parametrize(
+    "arguments", [["-m", "igb", "--help"], ["-c", "import igb, igb.cli; igb.cli.report()", "--help"]]
+)
+def test_help_is_quick_because_it_imports_no_torch(arguments):
+    started = time.monotonic()
+    result = in_new_process(sys.executable, "-X", "importtime", *arguments)
+    assert result.returncode == 0
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert not imported & {"torch", "pytorch_lightning", "torchvision", "pandas", "matplotlib"}
+    assert time.monotonic() - started < 20  # a bound for a hang; the speed comes from what is not imported
+
+
+def test_importing_igb_imports_no_torch():
+    code = "import igb, sys; print(sorted(sys.modules)); print(dir(igb))"
+    output = in_new_process(sys.executable, "-c", code).stdout
+    assert "'torch'" not in output
+    assert "'pandas'" not in output
+    assert "'load_network', 'load_runs', 'losses', 'measure'" in output
+
+
+def test_the_report_imports_no_torch():
+    code = "import igb, sys; igb.load_runs; print('torch' in sys.modules)"
+    assert in_new_process(sys.executable, "-c", code).stdout == "False\n"
+
+
+def test_one_run_lands_in_outputs(command):
+    status, output = command(*SHORT, "loss=pz")
+    assert status == 0
+    (folder,) = Path("outputs").glob("*/*")
+    assert (folder / "igb.log").read_text().count("plan: 3 probes of 360 images, 2 steps") == 1
+    assert "plan: 3 probes of 360 images, 2 steps\n" in output
+    assert f"completed: {folder.resolve()}" in output
+    assert (folder / ".hydra" / "overrides.yaml").exists()
+
+
+def test_nothing_of_a_dependency_reaches_the_screen(tmp_path):
+    result = in_new_process(sys.executable, "-m", "igb", *SHORT, f"hydra.run.dir={tmp_path}/run", cwd=tmp_path)
+    assert result.stderr == ""
+    assert [line.partition(":")[0] for line in result.stdout.splitlines()] == ["plan", "epoch 1 of 1", "completed"]
+
+
+def test_a_sweep_gives_each_job_a_folder(command):
+    status, output = command("--multirun", *SHORT, "loss=ce,bl,pz", "name=mine")
+    assert status == 0
+    assert set(statuses(Path("multirun/mine")).values()) == {"completed"}
+    names = sorted(folder.name for folder in Path("multirun/mine").iterdir() if folder.is_dir())
+    assert names == sorted(run_name([*SHORT, f"loss={loss}", "name=mine"]) for loss in ("ce", "bl", "pz"))
+    assert "igb-report multirun/mine" in output
+
+
+def test_a_sweep_folder_is_its_own(command):
+    for _ in range(3):
+        status, _ = command("--multirun", *SHORT, "loss=ce", "hydra.sweep.dir=null", "hydra.sweep.dir=multirun/same")
+    assert status == 1  # named by the user: the run is there already
+    from hydra_plugins import igb_sweeper
+
+    first = igb_sweeper._make(Path("sweeps/12-00-00"), exclusively=True)
+    others = [igb_sweeper._make(Path("sweeps/12-00-00"), exclusively=True) for _ in range(2)]
+    assert [folder.name for folder in (first, *others)] == ["12-00-00", "12-00-00_2", "12-00-00_3"]
+
+
+def test_jobs_are_checked_before_the_first_starts(command):
+    status, output = command("--multirun", *SHORT, "loss=bl", "loss.gamma=0.7,1,-2", "name=mine")
+    assert status == 1
+    assert output.splitlines()[-1] == "igb: loss.gamma=-2 must be a finite number of at least 0"
+    assert not Path("multirun").exists()
+
+
+def test_a_failed_job_does_not_stop_the_others(command):
+    target = "model._target_=tests.networks.Tiny,tests.networks.Failing"
+    status, output = command("--multirun", *SHORT, target, "seed=0,1", "name=mine")
+    assert status == 1
+    assert sorted(statuses(Path("multirun/mine")).values()) == ["completed", "completed", "failed", "failed"]
+    failed = [line for line in output.splitlines() if line.startswith("igb: failed:")]
+    assert len(failed) == 2
+    for line, seed in zip(failed, (0, 1), strict=True):
+        assert "model._target_=tests.networks.Failing" in line
+        assert f"seed={seed}" in line
+        log = Path(line.rpartition("see ")[2])
+        assert "out of order" in log.read_text()
+
+
+def test_a_diverged_job_is_a_result(command):
+    target = "model._target_=tests.networks.Explosive,tests.networks.Tiny"
+    status, _ = command("--multirun", *TINY, "trainer.max_steps=6", target, "name=mine")
+    assert status == 0
+    assert sorted(statuses(Path("multirun/mine")).values()) == ["completed", "diverged"]
+
+
+def test_a_taken_folder_keeps_what_it_holds(command):
+    command(*SHORT, "hydra.run.dir=run")
+    before = {file: file.read_bytes() for file in Path("run").rglob("*") if file.is_file()}
+    status, output = command(*SHORT, "hydra.run.dir=run", "seed=1")
+    assert status == 1
+    assert output == "igb: the output folder run already holds a run; give another, or remove it\n"
+    assert before == {file: file.read_bytes() for file in Path("run").rglob("*") if file.is_file()}
+    command("--multirun", *SHORT, "seed=0", "name=mine")
+    status, output = command("--multirun", *SHORT, "seed=1,0", "name=mine")
+    assert status == 1
+    assert "already holds a run" in output
+    assert len(statuses(Path("multirun/mine"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["loss=focal"], "Could not find 'loss/focal'"),
+        (["los=ce"], "Key 'los' is not in struct"),
+        (["loss=bl", "loss.gama=1"], "Key 'gama' is not in struct"),
+        (["loss=bl", "loss.gamma=-1"], "igb: loss.gamma=-1 must be a finite number of at least 0\n"),
+        (["loss=bl", "loss.gamma=nan"], "igb: loss.gamma=nan must be a finite number of at least 0\n"),
+        (["loss=pz", "loss.cutoff=1.5"], "igb: loss.cutoff=1.5 must be a finite number from 0 to 1\n"),
+        (["loss.warmup_epochs=-1"], "igb: loss.warmup_epochs=-1 must be a whole number of at least 0\n"),
+        (["data.batch_size=0"], "igb: data.batch_size=0 must be a whole number of at least 1\n"),
+        (["data.batch_size=1"], "igb: data.batch_size=1 must be at least 2 for a network with batch norm\n"),
+        (["trainer.max_epochs=-1"], "igb: trainer.max_epochs=-1 must be a whole number of at least 0\n"),
+        (["trainer.keep_checkpoint=1"], "igb: trainer.keep_checkpoint=1 must be true or false\n"),
+        (["trainer.accelerator=abacus"], "igb: trainer.accelerator=abacus cannot be used: "),
+        (["optimizer.lr=-0.1"], "igb: optimizer.lr=-0.1 must be a finite number of at least 0\n"),
+        (["optimizer.lr=fast"], "igb: optimizer.lr=fast must be a finite number of at least 0\n"),
+        (["init_seed=-1"], "igb: init_seed=-1 must be a whole number from 0 to 4294967295\n"),
+        (["probe.chunk=1", "probe.batch_norm=both"], "igb: probe.chunk=1 must be a whole number of at least 2\n"),
+        (
+            ["data=image_folder"],
+            "igb: data.root=null must be given: a folder with train/<class>/* and test/<class>/*\n",
+        ),
+        (["data=image_folder", "data.root=nowhere"], "/nowhere must be a folder with train/<class>/*"),
+        (["hydra.run.dir=file/run"], "igb: the output folder file/run cannot be written (Not a directory)\n"),
+        (["loss._target_=no.such.Loss"], "igb: loss: ImportError: Error loading 'no.such.Loss'"),
+    ],
+)
+def test_bad_input_is_one_line_and_no_run(command, arguments, message):
+    Path("file").touch()
+    status, output = command(*SHORT, *arguments)
+    assert status == 1
+    assert message in output
+    assert "Traceback" not in output
+    if message.startswith("igb: "):
+        assert output.count("\n") == 1
+    assert not Path("outputs").exists()
+
+
+def test_what_only_the_data_tell_is_one_line_too(command, image_folder):
+    file = image_folder / "test" / "ant" / "0.png"
+    file.write_bytes(b"no image")
+    data = ["data=image_folder", f"data.root={image_folder}"]
+    status, output = command(*SHORT, *data)
+    assert status == 1
+    assert f"igb: data.root: {file} cannot be read as an image" in output
+    assert "Traceback" not in output
+    status, output = command(*SHORT, "probe.images=5000")
+    assert status == 1
+    assert "igb: probe.images=5000 must lie from 10, one a class, to 360, all there are\n" in output
+    assert "Traceback" not in output
+
+
+def test_names_are_safe_short_and_the_same_for_the_same_overrides():
+    assert run_name(["loss=ce", "experiment=quickstart", "name=x"]) == "experiment=quickstart,loss=ce"
+    assert run_name(["seed=1", "loss=ce"]) == run_name(["loss=ce", "seed=1"])
+    assert run_name([]) == run_name(["name=x"]) == "defaults"
+    roots = {run_name([f"data.root={root}"]) for root in ("/a/b", "/a-b", "/a b", "-a-b")}
+    assert len(roots) == 4
+    long = [run_name([*(f"key{n}=value" for n in range(40)), f"last={n}"]) for n in range(2)]
+    assert long[0] != long[1]
+    for name in (*roots, *long, run_name(["x=ä/../;$(rm)\n"])):
+        assert len(name.encode()) <= 150
+        assert not set(name) & set("/ \n;$()'\"")
+
+
+def test_the_config_folder_of_a_user_is_importable(command):
+    folder = Path("my")
+    (folder / "loss").mkdir(parents=True)
+    (folder / "my_test_losses.py").write_text(
+        "from igb.losses import TrueClassLoss\n"
+        "class Squared(TrueClassLoss):\n"
+        "    def of_log_probability(self, log_p):\n"
+        "        return log_p**2\n"
+    )
+    (folder / "loss" / "squared.yaml").write_text("_target_: my_test_losses.Squared\n")
+    status, output = command("--config-dir", "my", "--multirun", *SHORT, "loss=ce,squared", "name=mine")
+    assert status == 0, output
+    (folder,) = Path("multirun/mine").glob("*loss=squared*")
+    assert "Squared()" in (folder / "loss_curve.csv").read_text()
+    assert statuses(Path("multirun/mine"))[folder.name] == "completed"
+
+
+def test_the_wheel_holds_the_config_and_the_plugin(tmp_path):
+    build = in_new_process(
+        sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT
+    )
+    assert build.returncode == 0, build.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    in_new_process(sys.executable, "-m", "zipfile", "-e", wheel, tmp_path / "site")
+    run = in_new_process(
+        sys.executable, "-c", "import igb, sys; print(igb.__file__); from igb.cli import main; main()",
+        "data=digits", "model=resnet18", "trainer.max_epochs=0", "probe.images=10", f"hydra.run.dir={tmp_path}/run",
+        cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "site"), "HOME": str(tmp_path), "PATH": ""},
+    )  # fmt: skip
+    assert run.stdout.startswith(str(tmp_path / "site")), run.stderr
+    assert run.returncode == 0, run.stderr
+    assert statuses(tmp_path) == {"run": "completed"}

@@ -1,0 +1,108 @@
+import inspect
+import json
+
+import pandas as pd
+import pytest
+import torch
+
+import igb
+from igb import experiment
+from igb._checks import InputError
+from igb.report.runs import read_metrics
+from tests.conftest import tiny_config, tiny_run
+
+
+def test_a_rerun_gives_identical_records(tmp_path):
+    for name in ("one", "two"):
+        tiny_run(tmp_path / name, "trainer.max_epochs=2", "loss=bl")
+    assert (tmp_path / "one" / "metrics.csv").read_bytes() == (tmp_path / "two" / "metrics.csv").read_bytes()
+    columns = ["step", "epoch", "loss", "lr"]
+    tables = [pd.read_csv(tmp_path / name / "train.csv")[columns] for name in ("one", "two")]
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
+
+
+def test_losses_share_the_initial_network(finished):
+    columns = ["class", "batch_norm", "count", "probability", "accuracy", "mean_probability", "guess_fraction"]
+    starts = [read_metrics(finished / loss / "metrics.csv", 10).query("step == 0") for loss in ("ce", "bl", "pz")]
+    for other in starts[1:]:
+        pd.testing.assert_frame_equal(starts[0][columns], other[columns], check_exact=True)
+
+
+def test_losses_share_the_batches(tmp_path, monkeypatch):
+    served = {}
+
+    def spy(self, batch, batch_index):
+        served[name].append(batch[1].tolist())
+        return original(self, batch, batch_index)
+
+    original = experiment.Classifier.training_step
+    monkeypatch.setattr(experiment.Classifier, "training_step", spy)
+    for name in ("ce", "bl", "pz"):
+        served[name] = []
+        tiny_run(tmp_path / name, f"loss={name}", "trainer.max_epochs=2", "probe=log")
+    assert len(served["ce"]) == 90
+    assert served["ce"] == served["bl"] == served["pz"]
+    assert served["ce"][:45] != served["ce"][45:]  # another order in every epoch
+
+
+def test_seeds_can_be_chosen_apart(tmp_path):
+    def losses(*overrides):
+        folder = tiny_run(tmp_path / "-".join(overrides), "trainer.max_steps=3", *overrides)
+        return pd.read_csv(folder / "train.csv")["loss"].tolist(), (folder / "metrics.csv").read_text().split("\n1,")[0]
+
+    base, other_data, other_init = losses("seed=1"), losses("seed=1", "data_seed=2"), losses("seed=1", "init_seed=2")
+    assert base[1] == other_data[1]  # the same initial network
+    assert base[0] != other_data[0]
+    assert base[1] != other_init[1]
+
+
+def test_the_control_moves_no_weight_and_stands_still_in_batch_mode(tmp_path):
+    folder = tiny_run(tmp_path / "run", "experiment=batchnorm_control", "trainer.max_epochs=1", "data=digits")
+    table = read_metrics(folder / "metrics.csv", 10)
+    probability = table.pivot(index="step", columns=["batch_norm", "class"], values="probability")
+    assert probability["batch"].nunique().eq(1).all()
+    assert probability["running"].nunique().gt(40).all()
+
+
+def test_the_trained_network_of_a_run_can_be_loaded(finished):
+    folder = finished / "ce"
+    network = igb.load_network(folder)
+    assert not network.training
+    data = experiment.build(tiny_config()).data
+    data.setup()
+    stats = igb.measure(network, data.scale(data.test_images), data.test_labels)
+    last = read_metrics(folder / "metrics.csv", 10).query("step == 90 and batch_norm == 'running'")
+    assert stats.probability.tolist() == pytest.approx(last["probability"].tolist(), rel=1e-5)
+    assert stats.accuracy.tolist() == pytest.approx(last["accuracy"].tolist())
+
+
+def test_a_network_that_is_not_there_or_damaged_is_one_line(finished, tmp_path):
+    with pytest.raises(InputError, match="holds no run"):
+        igb.load_network(tmp_path)
+    folder = tiny_run(tmp_path / "run", "trainer.max_epochs=0")
+    with pytest.raises(InputError, match=r"has no checkpoints/last\.ckpt"):
+        igb.load_network(folder)
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    checkpoint.parent.mkdir()
+    checkpoint.write_bytes((finished / "ce" / "checkpoints" / "last.ckpt").read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"last\.ckpt is damaged"):
+        igb.load_network(folder)
+
+
+def test_one_image_cannot_be_a_batch_where_there_is_batch_norm(tmp_path):
+    with pytest.raises(InputError, match=r"data\.batch_size=1 must be at least 2 for a network with batch norm"):
+        tiny_run(tmp_path / "run", "data.batch_size=1")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_without_batch_norm_trains_on_single_images(tmp_path):
+    overrides = ["data.batch_size=1", "trainer.max_steps=2", "model._target_=tests.networks.Linear"]
+    assert experiment.run(tiny_config(*overrides), tmp_path / "run") == "completed"
+
+
+def test_the_spine_stays_short():
+    assert len(inspect.getsource(experiment.run).splitlines()) < 80
+
+
+def test_threads_are_recorded_as_torch_has_them(finished):
+    assert json.loads((finished / "ce" / "run.json").read_text())["threads"] == torch.get_num_threads()

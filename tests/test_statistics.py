@@ -1,0 +1,184 @@
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import igb
+from igb._checks import InputError
+from igb.losses import CrossEntropy, PiecewiseZeroLoss
+from igb.statistics import ClassSums, measure
+from tests.networks import Tiny
+
+CLASSES = 4
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    network = Tiny(CLASSES, dropout=0.5)
+    network[1].running_mean.normal_()
+    network[1].running_var.uniform_(0.5, 2)
+    return network
+
+
+@pytest.fixture
+def data():
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(61, 1, 32, 32, generator=generator) * 3, torch.randint(CLASSES, (61,), generator=generator)
+
+
+def by_loop(network, images, labels, loss):
+    """The same numbers from a plain loop over single samples."""
+    network = copy.deepcopy(network).eval()
+    sums = {k: {"count": 0, "p": [0.0] * CLASSES, "g": [0.0] * CLASSES, "l": 0.0, "n": 0.0, "a": 0.0} for k in range(4)}
+    for image, label in zip(images, labels, strict=True):
+        with torch.no_grad():
+            logits = network(image[None]).double()
+        row = sums[int(label)]
+        row["count"] += 1
+        for j, p in enumerate(F.softmax(logits[0], 0).tolist()):
+            row["p"][j] += p
+        row["g"][int(logits.argmax())] += 1
+        logits.requires_grad_()
+        value = loss(logits, label[None])
+        value.backward()
+        row["l"] += value.item()
+        row["n"] += sum(g * g for g in logits.grad[0].tolist()) ** 0.5
+        row["a"] += any(g != 0 for g in logits.grad[0].tolist())
+    return sums
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy(), PiecewiseZeroLoss(0.25)], ids=str)
+@pytest.mark.parametrize("chunk", [1, 7, 20, 500])
+def test_every_quantity_is_that_of_a_plain_loop_over_samples(network, data, loss, chunk):
+    images, labels = data
+    stats = measure(network, images, labels, loss=loss, chunk=chunk)
+    expected = by_loop(network, images, labels, loss)
+    total = len(labels)
+    for k, row in expected.items():
+        n = row["count"]
+        assert stats.count[k] == n
+        assert stats.probability[k].item() == pytest.approx(row["p"][k] / n, rel=1e-5)
+        assert stats.accuracy[k].item() == pytest.approx(row["g"][k] / n)
+        assert stats.loss[k].item() == pytest.approx(row["l"] / n, rel=1e-5)
+        assert stats.gradient_norm[k].item() == pytest.approx(row["n"] / n, rel=1e-5)
+        assert stats.active_fraction[k].item() == pytest.approx(row["a"] / n)
+        assert stats.probability_matrix[k].tolist() == pytest.approx([p / n for p in row["p"]], rel=1e-5)
+        assert stats.prediction_matrix[k].tolist() == pytest.approx([g / n for g in row["g"]])
+        mean_probability = sum(other["p"][k] for other in expected.values()) / total
+        guess_fraction = sum(other["g"][k] for other in expected.values()) / total
+        assert stats.mean_probability[k].item() == pytest.approx(mean_probability, rel=1e-5)
+        assert stats.guess_fraction[k].item() == pytest.approx(guess_fraction)
+    assert stats.dominance == pytest.approx(max(sum(r["g"][k] for r in expected.values()) / total for k in expected))
+    assert stats.probability_matrix.dtype == torch.float64
+
+
+def test_batch_mode_normalises_each_chunk_by_its_own_statistics(network, data):
+    images, labels = data
+    stats = measure(network, images, labels, batch_norm="batch", chunk=20)  # 20, 20, and 21 with the last one
+    reference = copy.deepcopy(network).train()
+    reference[5].eval()  # no dropout
+    probability = torch.cat([F.softmax(reference(part).double(), 1) for part in images.split([20, 20, 21])])
+    for k in range(CLASSES):
+        assert stats.probability[k].item() == pytest.approx(probability[labels == k, k].mean().item(), rel=1e-5)
+    one_chunk = measure(network, images, labels, batch_norm="batch")
+    assert not torch.allclose(one_chunk.probability, stats.probability, rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["running", "batch"])
+def test_measuring_changes_nothing(network, data, mode):
+    network[5].eval()  # modes may differ between layers
+    network.train()
+    network[1].eval()
+    before = copy.deepcopy(network.state_dict())
+    modes = [module.training for module in network.modules()]
+    state = torch.random.get_rng_state()
+    measure(network, *data, batch_norm=mode, chunk=20)
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert modes == [module.training for module in network.modules()]
+    assert network[1].track_running_stats
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_the_network_comes_back_as_it_was_also_after_an_error(network, data):
+    network.train()
+    with pytest.raises(RuntimeError):
+        measure(network, torch.zeros(4, 3, 5, 5), torch.zeros(4).long(), batch_norm="batch")
+    assert all(module.training for module in network.modules())
+    assert network[1].track_running_stats
+
+
+def test_sums_add_up_over_devices(data):
+    """What torchmetrics does over devices: the states of two halves add up to those of the whole."""
+    logits = torch.randn(30, CLASSES, generator=torch.Generator().manual_seed(0))
+    labels = data[1][:30]
+    whole, left, right = ClassSums(CLASSES), ClassSums(CLASSES), ClassSums(CLASSES)
+    whole.update(logits, labels, CrossEntropy())
+    left.update(logits[:11], labels[:11], CrossEntropy())
+    right.update(logits[11:], labels[11:], CrossEntropy())
+    assert all(reduce is not None and reduce.__name__ == "dim_zero_sum" for reduce in whole._reductions.values())
+    for name, total in whole.compute().items():
+        torch.testing.assert_close(left.compute()[name] + right.compute()[name], total, rtol=1e-14, atol=1e-14)
+
+
+def test_an_absent_class_is_nan_and_leaves_the_means_over_all_images_whole(network, data):
+    images, labels = data
+    labels = labels.clamp(max=CLASSES - 2)
+    stats = measure(network, images, labels)
+    assert stats.probability[-1].isnan()
+    assert stats.mean_probability.sum().item() == pytest.approx(1)
+    assert stats.guess_fraction.sum().item() == pytest.approx(1)
+
+
+class Fixed(nn.Module):
+    """Gives its input as the logits."""
+
+    def forward(self, logits):
+        return logits
+
+
+def test_broken_outputs_count_as_no_guess():
+    logits = torch.zeros(4, 3)
+    logits[0] = float("nan")
+    stats = measure(Fixed(), logits, torch.tensor([0, 0, 1, 2]))
+    assert stats.probability_matrix[0].isnan().all()
+    assert stats.prediction_matrix[0].isnan().all()
+    assert stats.active_fraction[0].isnan()
+    assert stats.guess_fraction.isnan().all()
+    assert stats.accuracy[1:].tolist() == [0, 0]
+
+
+def test_saturated_outputs_keep_their_digits():
+    stats = measure(Fixed(), torch.tensor([[0.0, 200.0], [0.0, 200.0]]), torch.tensor([0, 1]))
+    assert stats.loss[0].item() == 200
+    assert stats.probability[0].item() == pytest.approx(1.3838965267367376e-87, rel=1e-9)
+    assert stats.gradient_norm[0].item() == pytest.approx(2**0.5)
+
+
+def test_a_transform_scales_each_chunk(network, data):
+    images, labels = data
+    halved = measure(network, images, labels, transform=lambda batch: batch / 2)
+    assert torch.equal(halved.probability_matrix, measure(network, images / 2, labels).probability_matrix)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "options", "message"),
+    [
+        (torch.zeros(3, 2), torch.zeros(2).long(), {}, "labels must be whole numbers, one for each of 3 images"),
+        (torch.zeros(3, 2), torch.zeros(3), {}, "labels must be whole numbers.*float32"),
+        (torch.zeros(0, 2), torch.zeros(0).long(), {}, "one for each of 0 images"),
+        (torch.zeros(3, 2), torch.tensor([0, 1, 2]), {}, "labels must lie from 0 to 1.*from 0 to 2"),
+        (torch.zeros(3, 2), torch.tensor([0, -1, 1]), {}, "from -1 to 1"),
+        (torch.zeros(3, 2, 2), torch.zeros(3).long(), {}, r"logits \[N, C\]; it gave shape \(3, 2, 2\)"),
+        (torch.zeros(3, 2), torch.zeros(3).long(), {"chunk": 0}, "chunk=0 must be a whole number of at least 1"),
+        (torch.zeros(3, 2), torch.zeros(3).long(), {"chunk": 1, "batch_norm": "batch"}, "chunk=1 must.*at least 2"),
+        (torch.zeros(1, 2), torch.zeros(1).long(), {"batch_norm": "batch"}, "needs two or more images"),
+        (torch.zeros(3, 2), torch.zeros(3).long(), {"batch_norm": "both"}, "batch_norm=both must be one of"),
+    ],
+)
+def test_what_does_not_fit_is_refused(images, labels, options, message):
+    with pytest.raises(InputError, match=message):
+        igb.measure(Fixed(), images, labels, **options)
