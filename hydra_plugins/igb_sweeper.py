@@ -5,9 +5,9 @@ nothing heavy may be imported at the top.
 """
 
 import hashlib
-import itertools
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,9 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf, open_dict, read_write
+
+from igb._checks import InputError
+from igb._paths import is_given, make_folder
 
 LONGEST_NAME = 150  # bytes; file systems allow 255, and others add to it
 
@@ -45,13 +48,17 @@ class IgbSweeper(BasicSweeper):
         loader = self.hydra_context.config_loader
         overrides = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
         batches = self.split_arguments(overrides, self.max_batch_size)
-        if not self._given("hydra.sweep.subdir"):
+        folder, new = self._folder()
+        names: list[str] = []
+        if not is_given(self.config.hydra, "hydra.sweep.subdir"):
+            names = [run_name(job) for batch in batches for job in batch]
             batches = [[[*job, f"hydra.sweep.subdir='{run_name(job)}'"] for job in batch] for batch in batches]
-        folder = Path(self.config.hydra.sweep.dir)
-        if self.config.name is not None and not self._given("hydra.sweep.dir"):
-            folder = Path("multirun") / str(self.config.name)
-        cli.check_jobs([loader.load_sweep_config(self.config, job) for batch in batches for job in batch], folder)
-        folder = _make(folder, exclusively=self.config.name is None and not self._given("hydra.sweep.dir"))
+        jobs = [loader.load_sweep_config(self.config, job) for batch in batches for job in batch]
+        cli.check_jobs(jobs, [] if new else [folder / name for name in names])
+        with cli.one_line_exit():
+            if twice := [name for name, times in Counter(names).items() if times > 1]:
+                raise InputError(f"{twice[0]} stands more than once in the sweep; a run needs overrides of its own")
+            folder = make_folder(folder, exclusively=new)
         with read_write(self.config), open_dict(self.config):
             self.config.hydra.sweep.dir = str(folder)
             self.config.hydra.overrides.hydra.append(f"hydra.sweep.dir={_quoted(str(folder))}")
@@ -68,10 +75,17 @@ class IgbSweeper(BasicSweeper):
         print(f"igb: the sweep is in {folder}; igb-report {folder} draws its figures")
         return returns
 
-    def _given(self, key: str) -> bool:
-        """Whether the command line sets a key of Hydra's."""
+    def _folder(self) -> tuple[Path, bool]:
+        """The sweep's folder, and whether it has to be a new one: not if the user named it."""
         assert self.config is not None
-        return any(override.lstrip("+").startswith(f"{key}=") for override in self.config.hydra.overrides.hydra)
+        if is_given(self.config.hydra, "hydra.sweep.dir"):
+            return Path(self.config.hydra.sweep.dir), False
+        if self.config.name is None:
+            return Path(self.config.hydra.sweep.dir), True
+        name = str(self.config.name)
+        if name in ("", ".", "..") or "/" in name:
+            sys.exit(f"igb: name={name} must be the name of a folder in multirun/")
+        return Path("multirun") / name, False
 
 
 def run_name(overrides: Sequence[str]) -> str:
@@ -86,21 +100,6 @@ def run_name(overrides: Sequence[str]) -> str:
         return full
     ending = f"-{hashlib.sha256(full.encode()).hexdigest()[:10]}"
     return safe[: LONGEST_NAME - len(ending)] + ending
-
-
-def _make(folder: Path, *, exclusively: bool) -> Path:
-    """Make the sweep's folder; `exclusively` appends a number if another sweep has the name already."""
-    for number in itertools.count(2):
-        try:
-            folder.mkdir(parents=True, exist_ok=not exclusively)
-            return folder
-        except FileExistsError:
-            if not exclusively:
-                sys.exit(f"igb: the sweep folder {folder} cannot be written (a file has that name)")
-            folder = folder.with_name(f"{folder.name.partition('_')[0]}_{number}")
-        except OSError as error:
-            sys.exit(f"igb: the sweep folder {folder} cannot be written ({error.strerror})")
-    raise AssertionError
 
 
 def _quoted(text: str) -> str:

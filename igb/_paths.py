@@ -1,8 +1,13 @@
-"""Where igb's config is, and where a user's code is found."""
+"""Where igb's config is, where a user's code is found, and where a run or a sweep may write."""
 
+import itertools
 import sys
 from pathlib import Path
 from typing import Any
+
+from omegaconf import OmegaConf
+
+from igb._checks import InputError
 
 
 def config_folder() -> Path:
@@ -19,3 +24,28 @@ def import_from(runtime: Any) -> None:
     for source in runtime.config_sources:
         if source.provider == "command-line" and source.path not in sys.path:
             sys.path.insert(0, source.path)
+
+
+def make_folder(folder: Path, *, exclusively: bool) -> Path:
+    """Make a folder that can be written, and return it; InputError if that cannot be.
+
+    `exclusively` makes a new one, with a number at its end if the name is taken.
+    """
+    wanted = folder
+    for number in itertools.count(2):
+        try:
+            folder.mkdir(parents=True, exist_ok=not exclusively)
+            (folder / ".writable").touch()
+            (folder / ".writable").unlink()
+            break
+        except OSError as error:
+            if not (exclusively and folder.is_dir()):
+                raise InputError(f"the output folder {folder} cannot be written ({error.strerror})") from error
+            folder = wanted.with_name(f"{wanted.name}_{number}")
+    return folder
+
+
+def is_given(hydra: Any, key: str) -> bool:
+    """Whether the command line sets a key of Hydra's own config."""
+    overrides: Any = OmegaConf.to_container(hydra.overrides.hydra, resolve=False)  # they may hold interpolations
+    return any(str(override).lstrip("+").startswith(f"{key}=") for override in overrides)

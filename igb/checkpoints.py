@@ -26,11 +26,14 @@ def load_network(folder: str | Path) -> nn.Module:
     if not config_file.exists() or not run_file.exists():
         raise InputError(f"{folder} holds no run")
     if not checkpoint.exists():
-        raise InputError(f"{folder} has no checkpoints/last.ckpt; the run kept none or has not finished an epoch yet")
+        raise InputError(
+            f"{folder} has no checkpoints/last.ckpt; the run kept none or has not come to the end of an epoch yet"
+        )
     if (hydra_file := folder / ".hydra" / "hydra.yaml").exists():
         import_from(OmegaConf.load(hydra_file).hydra.runtime)
     config = OmegaConf.load(config_file)
-    network = instantiate(config.model, num_classes=len(json.loads(run_file.read_text())["class_names"]))
+    classes = len(json.loads(run_file.read_text())["class_names"])
+    network = instantiate(config.model, num_classes=classes, _convert_="all")
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
         weights = {name.removeprefix(NETWORK): value for name, value in state.items() if name.startswith(NETWORK)}

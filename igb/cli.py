@@ -4,17 +4,20 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from igb._checks import InputError
-from igb._paths import config_folder, import_from
+from igb._paths import config_folder, import_from, is_given, make_folder
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +47,8 @@ def report() -> None:
         report.write(arguments.folders, arguments.output)
     except InputError as error:
         sys.exit(f"igb-report: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 @hydra.main(config_path=str(config_folder()), config_name="config", version_base="1.3")
@@ -54,51 +59,59 @@ def _app(config: DictConfig) -> str:
     options = HydraConfig.get()
     import_from(options.runtime)
     alone = OmegaConf.is_missing(options.job, "num")
+    folder = Path(options.runtime.output_dir)
     try:
-        return experiment.run(config, Path(options.runtime.output_dir))
-    except InputError as error:
-        log.error("igb: %s", error, exc_info=_full_errors())
-        if alone:
-            sys.exit(1)
-        raise
-    except Exception:
-        log.exception("igb: the run failed")
-        if alone:
-            sys.exit(1)
-        raise
+        return experiment.run(config, folder)
     except SystemExit:  # what Lightning makes of Ctrl-C and SIGTERM
         sys.exit(130)
+    except Exception as error:
+        if isinstance(error, InputError):
+            log.error("igb: %s", error)
+        else:
+            file = folder / f"{options.job.name}.log"
+            log.error("igb: %s; the traceback is in %s", _one_line(error), file)
+            with open(file, "a") as stream:
+                traceback.print_exc(file=stream)
+        if alone:
+            sys.exit(1)
+        raise
 
 
 class CheckFirst(Callback):
-    """Checks a single run before Hydra makes its folder."""
+    """Checks a single run, and makes its folder, before Hydra writes there."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Exit with one line if a value is not right or the folder is not free."""
-        from igb import records
-
-        check_jobs([config], None)
-        try:
-            records.claim(Path(config.hydra.run.dir))
-        except InputError as error:
-            sys.exit(f"igb: {error}")
+        given = is_given(config.hydra, "hydra.run.dir")
+        folder = Path(config.hydra.run.dir)
+        check_jobs([config], [folder] if given else [])
+        with one_line_exit(), read_write(config):
+            config.hydra.run.dir = str(make_folder(folder, exclusively=not given))
 
 
-def check_jobs(configs: Sequence[DictConfig], sweep_folder: Path | None) -> None:
-    """Exit with one line if a value of a job is not right, or if its folder in the sweep holds a run already."""
-    from igb import experiment, records
+def check_jobs(configs: Sequence[DictConfig], folders: Sequence[Path]) -> None:
+    """Exit with one line if a value of a job is not right, or one of the folders holds a run."""
+    with one_line_exit():
+        from igb import experiment, records
 
-    for config in configs:
-        import_from(config.hydra.runtime)
-        try:
+        for config in configs:
+            import_from(config.hydra.runtime)
             experiment.build(config)
-            if sweep_folder is not None:
-                records.refuse_taken(sweep_folder / config.hydra.sweep.subdir)
-        except InputError as error:
-            if _full_errors():
-                raise
-            sys.exit(f"igb: {error}")
+        for folder in folders:
+            records.refuse_taken(folder)
 
 
-def _full_errors() -> bool:
-    return os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
+@contextmanager
+def one_line_exit() -> Iterator[None]:
+    """Exit with one line for bad input, and a traceback for all else; Hydra would only warn of a callback's error."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, InputError | OmegaConfBaseException) or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            traceback.print_exc()
+        sys.exit(f"igb: {_one_line(error)}")
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"

@@ -2,10 +2,11 @@
 
 import contextlib
 import hashlib
+import inspect
 import zipfile
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import filelock
@@ -21,6 +22,7 @@ from igb import _batches, _checks
 from igb._checks import InputError
 
 SCALINGS = ("standard", "unit", "symmetric", "raw")
+SERVING = {"batch_size", "scaling", "seed", "cache_dir", "trainer"}  # options that leave the decoded images as they are
 
 
 @dataclass
@@ -81,17 +83,15 @@ class ImageData(pl.LightningDataModule):
         """Load the images, from the cache where it is fresh. Called by Lightning too; loads once."""
         if hasattr(self, "train_images"):
             return
-        arrays = asdict(self._cached())
+        arrays = self._cached()
         for split in ("train", "test"):
-            images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
-            missing = set(range(len(self.class_names))) - set(labels.tolist())
-            if missing:
-                name = self.class_names[min(missing)]
-                raise InputError(f"class_names: the {split} split has no image of class {name!r}")
-            setattr(self, f"{split}_images", torch.from_numpy(images))
-            setattr(self, f"{split}_labels", torch.from_numpy(labels))
-        self._offset, self._divisor = self._affine()
-        self._sampler = EpochSampler(len(self.train_labels), self.batch_size, self.seed)
+            _check_split(
+                split, getattr(arrays, f"{split}_images"), getattr(arrays, f"{split}_labels"), self.class_names
+            )
+        self._offset, self._divisor = _affine(self.scaling, arrays.train_images)
+        self._sampler = EpochSampler(len(arrays.train_labels), self.batch_size, self.seed)
+        for name, array in vars(arrays).items():
+            setattr(self, name, torch.from_numpy(array))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -116,32 +116,21 @@ class ImageData(pl.LightningDataModule):
         images, labels = batch
         return self.scale(images), labels
 
-    def _affine(self) -> tuple[float, float]:
-        """Offset and divisor of the scaling."""
-        if self.scaling == "standard":
-            counts = np.bincount(self.train_images.numpy().ravel(), minlength=256)
-            values = np.arange(256)
-            mean = np.average(values, weights=counts)
-            deviation = np.sqrt(np.average((values - mean) ** 2, weights=counts))
-            if deviation == 0:
-                raise InputError("scaling=standard needs images that differ; every training pixel is the same")
-            return float(mean), float(deviation)
-        return {"unit": (0.0, 255.0), "symmetric": (127.5, 127.5), "raw": (0.0, 1.0)}[self.scaling]
-
     def _cached(self) -> Images:
         """The decoded images, from the cache if no file changed since; processes that start at once decode once."""
         if type(self).files is ImageData.files:
             return self.decode()
-        key = f"{getattr(self, 'root', '')} {self.image_size}"
-        name = f"{type(self).__name__.lower()}-{hashlib.sha256(key.encode(errors='surrogateescape')).hexdigest()[:16]}"
-        cache = self.cache_dir / f"{name}.npz"
+        kind = type(self).__name__.lower()
+        options = {name: str(value) for name, value in vars(self).items() if name not in SERVING and name[0] != "_"}
+        key = f"{type(self).__module__} {sorted(options.items())}"
+        cache = self.cache_dir / f"{kind}-{hashlib.sha256(key.encode(errors='surrogateescape')).hexdigest()[:16]}.npz"
         with contextlib.ExitStack() as stack:
             try:
                 self.cache_dir.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(filelock.FileLock(f"{cache}.lock"))
+                stack.enter_context(filelock.FileLock(self.cache_dir / f"{kind}.lock"))
             except OSError as error:
                 raise InputError(f"cache_dir={self.cache_dir} cannot be written ({error})") from error
-            fingerprint = _fingerprint(self.files())
+            fingerprint = _fingerprint(type(self), self.files())
             images = _read_cache(cache, fingerprint)
             if images is None:
                 images = self.decode()
@@ -171,15 +160,47 @@ class EpochSampler(Sampler[Tensor]):
 
 def grayscale(image: Image.Image, size: int) -> np.ndarray:
     """One image as uint8 [size, size]: ITU-R 601 luma as `PIL.Image.convert("L")` gives it, then resized (bilinear)."""
+    if image.mode.startswith(("I", "F")):  # PIL would clip, not scale
+        raise ValueError(f"pixels of more than 8 bits, mode {image.mode}; convert it to 8 bits")
     gray = image.convert("L")
     if gray.size != (size, size):
         gray = gray.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(gray)
 
 
-def _fingerprint(files: Sequence[Path]) -> str:
-    """A hash that changes with the path, size or time of any of the files."""
-    digest = hashlib.sha256()
+def _check_split(split: str, images: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:
+    """Raise InputError unless the images and labels that a source decoded are what it promised."""
+    if images.ndim != 3 or images.dtype != np.uint8 or len(images) == 0:
+        raise InputError(f"decode: {split} images must be uint8 [N, H, W]; they are {images.dtype} {images.shape}")
+    if labels.shape != images.shape[:1] or labels.dtype != np.int64:
+        raise InputError(
+            f"decode: {split} labels must be int64 [{len(images)}]; they are {labels.dtype} {labels.shape}"
+        )
+    present, classes = set(labels.tolist()), range(len(class_names))
+    if not present <= set(classes):
+        raise InputError(f"decode: {split} labels must lie from 0 to {len(classes) - 1}, one less than the class names")
+    for k in sorted(set(classes) - present):
+        raise InputError(f"class_names: the {split} split has no image of class {class_names[k]!r}")
+
+
+def _affine(scaling: str, train_images: np.ndarray) -> tuple[float, float]:
+    """Offset and divisor of a scaling."""
+    if scaling == "standard":
+        counts = np.bincount(train_images.ravel(), minlength=256)
+        values = np.arange(256)
+        mean = np.average(values, weights=counts)
+        deviation = np.sqrt(np.average((values - mean) ** 2, weights=counts))
+        if deviation == 0:
+            raise InputError("scaling=standard needs images that differ; every training pixel is the same")
+        return float(mean), float(deviation)
+    return {"unit": (0.0, 255.0), "symmetric": (127.5, 127.5), "raw": (0.0, 1.0)}[scaling]
+
+
+def _fingerprint(source: type, files: Sequence[Path]) -> str:
+    """A hash that changes with the code of the source, and the path, size or time of any of the files."""
+    digest = hashlib.sha256(inspect.getsource(grayscale).encode())
+    with contextlib.suppress(OSError, TypeError):  # of a class without a file, as in a notebook
+        digest.update(inspect.getsource(source).encode())
     for file in files:
         try:
             stat = file.stat()
@@ -202,7 +223,7 @@ def _write_cache(cache: Path, fingerprint: str, images: Images) -> None:
     partial = cache.with_suffix(".partial")
     try:
         with open(partial, "wb") as stream:
-            np.savez(stream, fingerprint=np.array(fingerprint), **asdict(images))
+            np.savez(stream, fingerprint=np.array(fingerprint), **vars(images))
         partial.replace(cache)
     except OSError as error:
         partial.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -42,6 +42,7 @@ def run(config: DictConfig, folder: Path) -> str:
     """
     parts = build(config)
     with Records(folder, parts.probe, config) as records:
+        records.start()
         with _checks.within("data"):
             parts.data.setup()
         pl.seed_everything(config.seed, verbose=False)
@@ -55,7 +56,7 @@ def run(config: DictConfig, folder: Path) -> str:
 
 def build(config: DictConfig) -> Parts:
     """Check every value of a config and make its parts; InputError names the first value that is not right."""
-    for key in ("seed", "init_seed"):
+    for key in ("seed", "init_seed", "data_seed"):
         _checks.seed(key, config[key])
     data = _make(config, "data")
     loss = _make(config, "loss", without="warmup_epochs")
@@ -76,7 +77,11 @@ def build(config: DictConfig) -> Parts:
 def _make(config: DictConfig, group: str, *, without: str = "", **arguments: Any) -> Any:
     """Instantiate a config group, less the key that is not its constructor's; errors name the group."""
     try:
-        options = {key: value for key, value in config[group].items() if key != without}
+        if OmegaConf.select(config, f"{group}._target_") is None:
+            raise InputError(f"{group}._target_ must be given: what to make, as in igb's own config of the group")
+        options = config[group].copy()  # which keeps its place in the config, for interpolations
+        with open_dict(options):
+            options.pop(without, None)
         return instantiate(options, **arguments, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__ or error

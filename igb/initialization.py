@@ -19,9 +19,11 @@ def build(make_network: Callable[[], nn.Module], initialize: Initializer, seed: 
     constructor drew, from the same seed.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # of the CPU alone, where weights are drawn
         network = make_network()
-        torch.manual_seed(seed)  # the initialiser's draws do not depend on how many the constructor took
+        torch.default_generator.manual_seed(
+            seed
+        )  # the initialiser's draws do not depend on how many the constructor took
         initialize(network)
     return network
 

@@ -111,11 +111,11 @@ class LossSchedule(nn.Module):
         return [*warmup, (self.warmup_epochs, self.loss)]
 
 
-def loss_curve(loss: nn.Module, probabilities: Tensor) -> tuple[Tensor, Tensor]:
+def loss_curve(loss: TrueClassLoss, probabilities: Tensor) -> tuple[Tensor, Tensor]:
     """The value of a loss, and its gradient with respect to the true-class logit, at each p_y.
 
-    Shapes: probabilities [N] in (0, 1]; both results are float64 [N]. Two classes stand for any number: the derivative
-    of log p_y with respect to the true logit is 1 - p_y whatever the others are.
+    Shapes: probabilities [N] in (0, 1]; both results are float64 [N]. Two classes stand for any number, since
+    the derivative of log p_y with respect to the true logit is 1 - p_y whatever the others are.
     """
     true_logit = torch.logit(probabilities.double()).clamp(max=40.0).requires_grad_()  # p_y = 1 to the last digit
     logits = torch.stack([true_logit, torch.zeros_like(true_logit)], dim=1)

@@ -27,7 +27,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.tensorboard import SummaryWriter
 
 from igb._checks import InputError
-from igb.losses import LossSchedule, loss_curve
+from igb._paths import make_folder
+from igb.losses import LossSchedule, TrueClassLoss, loss_curve
 from igb.probe import Probe, ProbeResult
 from igb.training import Classifier
 
@@ -53,8 +54,8 @@ def whole() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if held:
-        signal.raise_signal(signal.SIGINT)
+        if held:
+            signal.raise_signal(signal.SIGINT)
 
 
 class DivergedError(RuntimeError):
@@ -71,51 +72,58 @@ class Records(pl.Callback):
     """
 
     def __init__(self, folder: Path, probe: Probe, config: DictConfig) -> None:
-        claim(folder)
+        refuse_taken(folder)
+        make_folder(folder, exclusively=False)
         self.folder, self.probe, self.config = folder, probe, config
         self.status = "running"
         seeds = {key: config[key] for key in ("seed", "init_seed", "data_seed")}
         started = datetime.datetime.now(datetime.UTC).isoformat()
         self._entries: dict[str, Any] = {"started": started, "seeds": seeds, **environment()}
         self._started = time.perf_counter()
-        self._files: list[Any] = []
+        self._owned = False
+        self._files: list[Any] = []  # what is flushed after each record and closed at the end
         self._pending: list[tuple[int, torch.Tensor, float, int]] = []  # step, loss, learning rate, images
         self._matrices: list[ProbeResult] = []
 
-    @whole()
     def __enter__(self) -> "Records":
+        return self
+
+    @whole()
+    def start(self) -> None:
+        """Take the folder; raise InputError if another run took it first."""
+        try:
+            (self.folder / "run.json").open("x").close()
+        except FileExistsError:
+            refuse_taken(self.folder)
+        self._owned = True
         if not (hydra_config := self.folder / ".hydra" / "config.yaml").exists():  # a run started from Python
             hydra_config.parent.mkdir(exist_ok=True)
             OmegaConf.save(self.config, hydra_config)
-        try:
-            (self.folder / "run.json").open("x").close()
-        except FileExistsError:  # another run took the folder since it was claimed
-            refuse_taken(self.folder)
         self._write_entries()
-        self._metrics = self._table("metrics.csv", METRICS_HEADER)
-        self._train = self._table("train.csv", TRAIN_HEADER)
-        self._tensorboard = SummaryWriter(str(self.folder))
-        return self
 
     @whole()
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> Literal[True] | None:
+        if not self._owned:
+            return None
         if isinstance(error, KeyboardInterrupt | SystemExit):  # Lightning turns the first into the second
             self.status = "interrupted"
         elif isinstance(error, DivergedError):
             self.status = "diverged"
         else:
             self.status = "completed" if error is None else "failed"
-        if self._pending and self.status != "diverged":  # of the steps since the last read
-            self._write_losses()
-        if self._matrices:
-            self._write_matrices()
-        for file in (*self._files, self._tensorboard):
-            file.close()
-        if self.status == "completed" and not self.config.trainer.keep_checkpoint:
-            checkpoint_path(self.folder).unlink(missing_ok=True)
-        self._write_entries()
+        try:
+            if self._pending:  # losses of the steps since the last read
+                self._write_losses()
+            if self._matrices:
+                self._write_matrices()
+            for file in self._files:
+                file.close()
+            if self.status == "completed" and not self.config.trainer.keep_checkpoint:
+                checkpoint_path(self.folder).unlink(missing_ok=True)
+        finally:
+            self._write_entries()
         log.info("%s: %s", self.status if self.status != "diverged" else f"diverged ({error})", self.folder)
         return True if self.status == "diverged" else None
 
@@ -135,6 +143,10 @@ class Records(pl.Callback):
         }
         self._write_entries()
         self._write_loss_curve(pl_module.losses)
+        self._metrics = self._table("metrics.csv", METRICS_HEADER)
+        self._train = self._table("train.csv", TRAIN_HEADER)
+        self._tensorboard = SummaryWriter(str(self.folder))
+        self._files.append(self._tensorboard)
         self._tensorboard.add_custom_scalars(self._charts())
         log.info(
             "plan: %s probes of %s images, %s steps",
@@ -223,7 +235,6 @@ class Records(pl.Callback):
     def _flush(self) -> None:
         for file in self._files:
             file.flush()
-        self._tensorboard.flush()
 
     def _table(self, name: str, header: Sequence[str]) -> Any:
         file = open(self.folder / name, "w", newline="", buffering=1 << 20)  # noqa: SIM115  (flushed per probe, closed at exit)
@@ -252,6 +263,8 @@ class Records(pl.Callback):
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(LOSS_CURVE_HEADER)
             for epoch, loss in losses.phases():
+                if not isinstance(loss, TrueClassLoss):  # no function of p_y alone
+                    continue
                 values, gradients = loss_curve(loss, probabilities)
                 for row in zip(probabilities.tolist(), values.tolist(), gradients.tolist(), strict=True):
                     writer.writerow((epoch, str(loss), *row))
@@ -278,18 +291,6 @@ class Records(pl.Callback):
         partial = self.folder / "run.json.partial"
         partial.write_text(json.dumps(entries, indent=2) + "\n")
         partial.replace(self.folder / "run.json")
-
-
-def claim(folder: Path) -> None:
-    """Make `folder` ready for a run; InputError if it holds one already or cannot be written."""
-    refuse_taken(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / ".writable", "w"):
-            pass
-        (folder / ".writable").unlink()
-    except OSError as error:
-        raise InputError(f"the output folder {folder} cannot be written ({error.strerror})") from error
 
 
 def refuse_taken(folder: Path) -> None:

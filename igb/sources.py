@@ -25,7 +25,7 @@ class CIFAR10(ImageData):
 
     def __init__(self, root: str | Path | None = None, **options: Any) -> None:
         super().__init__(**options)
-        self.root = (Path(root).expanduser() if root else self.cache_dir / "cifar10").resolve()
+        self.root = (Path(str(root)).expanduser() if root else self.cache_dir / "cifar10").resolve()
 
     def files(self) -> list[Path]:
         """The unpacked batch files, downloaded if they are not there."""
@@ -99,7 +99,7 @@ class ImageFolder(ImageData):
         super().__init__(**options)
         if root is None:
             raise InputError("root=null must be given: a folder with train/<class>/* and test/<class>/*")
-        self.root = Path(root).expanduser().resolve()
+        self.root = Path(str(root)).expanduser().resolve()
         names = {split: self._class_folders(split) for split in ("train", "test")}
         for name in sorted(names["train"] ^ names["test"]):
             split = "test" if name in names["train"] else "train"

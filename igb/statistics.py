@@ -83,13 +83,17 @@ class ClassSums(torchmetrics.Metric):
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, labels: Tensor, loss: nn.Module) -> None:
-        """Add samples: logits [N, C] and labels [N]; `loss` is called with `reduction="none"`."""
-        logits = logits.detach().double().requires_grad_()
+        """Add samples: logits [N, C] and labels [N]; `loss` is called with `reduction="none"`.
+
+        Loss and gradient are taken in the precision of training (float32 or wider), so that a sample is active exactly
+        if training sees a gradient of it; norms, probabilities and sums are float64.
+        """
+        logits = logits.detach().to(torch.promote_types(logits.dtype, torch.float32)).requires_grad_()
         with torch.enable_grad():
             losses = loss(logits, labels, reduction="none")
             (gradient,) = torch.autograd.grad(losses.sum(), logits)
-        probability = F.softmax(logits.detach(), dim=1)
-        norm = gradient.norm(dim=1)
+        probability = F.softmax(logits.detach().double(), dim=1)
+        norm = gradient.double().norm(dim=1)
         # Adding 0 * x, which is NaN where x is not finite, keeps broken outputs from counting as a guess of class 0.
         prediction = F.one_hot(probability.argmax(dim=1), logits.shape[1]) + 0 * probability
         active = (gradient != 0).any(dim=1) + 0 * norm
@@ -142,8 +146,10 @@ def measure(
         for index in _batches.split(torch.arange(len(labels)), chunk):
             batch = images[index.to(images.device)].to(device)
             logits = network(transform(batch) if transform else batch)
-            if logits.ndim != 2 or len(logits) != len(index):
-                raise InputError(f"the network must give logits [N, C]; it gave shape {tuple(logits.shape)}")
+            if logits.ndim != 2 or len(logits) != len(index) or logits.shape[1] < 2:
+                raise InputError(
+                    f"the network must give logits [N, C] of two or more classes; it gave shape {tuple(logits.shape)}"
+                )
             if device.type == "mps":  # which has no float64
                 logits = logits.cpu()
             if sums is None:

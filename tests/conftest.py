@@ -1,14 +1,18 @@
+import logging
 import os
+import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from PIL import Image
 
-from igb import experiment
+from igb import cli, experiment
 from igb._paths import config_folder
 
 torch.set_num_threads(1)  # for networks this small, a second thread only costs
@@ -59,6 +63,34 @@ def image_folder(tmp_path: Path) -> Path:
                 pixels = generator.integers(0, 256, shape, dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f"{index}.png")
     return tmp_path / "images"
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Runs `igb` in this process, in an empty folder; gives exit status and what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, program="igb"):
+        monkeypatch.setattr(sys, "argv", [program, *arguments])
+        GlobalHydra.instance().clear()
+        root = logging.getLogger()
+        handlers, level = root.handlers[:], root.level
+        status = 0
+        try:
+            with warnings.catch_warnings():
+                cli.main() if program == "igb" else cli.report()
+        except SystemExit as stop:
+            if isinstance(stop.code, str):
+                print(stop.code, file=sys.stderr)  # as the interpreter does
+            status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        finally:
+            root.setLevel(level)
+            for handler in set(root.handlers) - set(handlers):
+                root.removeHandler(handler)
+                handler.close()
+        return status, "".join(capsys.readouterr())
+
+    return run
 
 
 def touch_later(file: Path) -> None:

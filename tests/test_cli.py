@@ -1,47 +1,20 @@
 import json
-import logging
+import re
 import subprocess
 import sys
 import time
-import warnings
+import zipfile
+from datetime import datetime
 from pathlib import Path
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
 import igb
 from hydra_plugins.igb_sweeper import run_name
-from igb import cli
 from tests.conftest import TINY
 
 ROOT = Path(igb.__file__).parents[1]
 SHORT = [*TINY, "trainer.max_steps=2", "probe=log"]
-
-
-@pytest.fixture
-def command(tmp_path, monkeypatch, capsys):
-    """Runs `igb` in this process, in an empty folder; gives exit status and what it printed."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments, program="igb"):
-        monkeypatch.setattr(sys, "argv", [program, *arguments])
-        GlobalHydra.instance().clear()
-        handlers = logging.getLogger().handlers[:]
-        status = 0
-        try:
-            with warnings.catch_warnings():
-                cli.main() if program == "igb" else cli.report()
-        except SystemExit as stop:
-            if isinstance(stop.code, str):
-                print(stop.code, file=sys.stderr)  # as the interpreter does
-            status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        finally:
-            for handler in set(logging.getLogger().handlers) - set(handlers):
-                logging.getLogger().removeHandler(handler)
-                handler.close()
-        return status, "".join(capsys.readouterr())
-
-    return run
 
 
 def in_new_process(*arguments, **options):
@@ -111,15 +84,43 @@ def test_a_sweep_gives_each_job_a_folder(command):
     assert "igb-report multirun/mine" in output
 
 
-def test_a_sweep_folder_is_its_own(command):
-    for _ in range(3):
-        status, _ = command("--multirun", *SHORT, "loss=ce", "hydra.sweep.dir=null", "hydra.sweep.dir=multirun/same")
-    assert status == 1  # named by the user: the run is there already
-    from hydra_plugins import igb_sweeper
+def test_a_sweep_or_run_without_a_name_gets_a_folder_of_its_own(command, monkeypatch):
+    """Also within one second: Hydra's clock is held still."""
 
-    first = igb_sweeper._make(Path("sweeps/12-00-00"), exclusively=True)
-    others = [igb_sweeper._make(Path("sweeps/12-00-00"), exclusively=True) for _ in range(2)]
-    assert [folder.name for folder in (first, *others)] == ["12-00-00", "12-00-00_2", "12-00-00_3"]
+    class Still(datetime):
+        @classmethod
+        def now(cls):
+            return cls(2026, 1, 1, 12)
+
+    monkeypatch.setattr("hydra.core.utils.datetime", Still)
+    for _ in range(3):
+        assert command("--multirun", *SHORT, "seed=0")[0] == 0
+        assert command(*SHORT)[0] == 0
+    for root in ("multirun", "outputs"):
+        folders = sorted(folder.name for folder in Path(root, "2026-01-01").iterdir())
+        assert folders == ["12-00-00", "12-00-00_2", "12-00-00_3"]
+        assert len(list(Path(root).rglob("matrices.npz"))) == 3
+
+
+def test_a_named_sweep_takes_no_run_twice(command):
+    status, output = command("--multirun", *SHORT, "seed=0,0", "name=mine")
+    assert (status, Path("multirun").exists()) == (1, False)
+    assert "stands more than once in the sweep" in output
+    status, output = command("--multirun", *SHORT, "seed=0,1", "name=../mine")
+    assert (status, output) == (1, "igb: name=../mine must be the name of a folder in multirun/\n")
+
+
+def test_a_sweep_folder_that_cannot_be_written_is_one_line(command):
+    Path("multirun").touch()
+    status, output = command("--multirun", *SHORT, "seed=0,1")
+    assert status == 1
+    assert re.fullmatch(r"igb: the output folder multirun/\S+ cannot be written \(Not a directory\)\n", output)
+
+
+def test_hydras_own_way_to_name_jobs_works(command):
+    status, output = command("--multirun", *SHORT, "seed=0,1", "name=mine", "hydra.sweep.subdir=${hydra.job.num}")
+    assert status == 0, output
+    assert sorted(statuses(Path("multirun/mine"))) == ["0", "1"]
 
 
 def test_jobs_are_checked_before_the_first_starts(command):
@@ -140,7 +141,9 @@ def test_a_failed_job_does_not_stop_the_others(command):
         assert "model._target_=tests.networks.Failing" in line
         assert f"seed={seed}" in line
         log = Path(line.rpartition("see ")[2])
-        assert "out of order" in log.read_text()
+        assert "Traceback" in log.read_text()
+        assert f"igb: RuntimeError: out of order; the traceback is in {log}\n" in output
+    assert "Traceback" not in output
 
 
 def test_a_diverged_job_is_a_result(command):
@@ -181,6 +184,9 @@ def test_a_taken_folder_keeps_what_it_holds(command):
         (["trainer.accelerator=abacus"], "igb: trainer.accelerator=abacus cannot be used: "),
         (["optimizer.lr=-0.1"], "igb: optimizer.lr=-0.1 must be a finite number of at least 0\n"),
         (["optimizer.lr=fast"], "igb: optimizer.lr=fast must be a finite number of at least 0\n"),
+        (["data_seed=-1"], "igb: data_seed=-1 must be a whole number from 0 to 4294967295\n"),
+        (["init_seed='${sed}'"], "igb: InterpolationKeyError: Interpolation key 'sed' not found"),
+        (["~loss._target_"], "igb: loss._target_ must be given: "),
         (["init_seed=-1"], "igb: init_seed=-1 must be a whole number from 0 to 4294967295\n"),
         (["probe.chunk=1", "probe.batch_norm=both"], "igb: probe.chunk=1 must be a whole number of at least 2\n"),
         (
@@ -253,6 +259,10 @@ def test_the_wheel_holds_the_config_and_the_plugin(tmp_path):
     )
     assert build.returncode == 0, build.stderr
     (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    conf = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "conf").rglob("*.yaml"))
+    assert sorted(name.removeprefix("igb/") for name in names if name.startswith("igb/conf/")) == conf
+    assert "hydra_plugins/igb_sweeper.py" in names
     in_new_process(sys.executable, "-m", "zipfile", "-e", wheel, tmp_path / "site")
     run = in_new_process(
         sys.executable, "-c", "import igb, sys; print(igb.__file__); from igb.cli import main; main()",

@@ -1,4 +1,3 @@
-import hashlib
 import threading
 
 import numpy as np
@@ -177,7 +176,7 @@ def test_a_damaged_cache_is_decoded_again(image_folder, decodings):
         cache.write_bytes(damaged)
         assert len(load(image_folder).train_images) == 6
     assert len(decodings) == 5
-    assert [file.suffix for file in sorted(cache_dir.iterdir())] == [".npz", ".lock"]  # no partial file left
+    assert sorted(file.suffix for file in cache_dir.iterdir()) == [".lock", ".npz"]  # no partial file left
 
 
 def test_several_that_start_at_once_decode_once(image_folder, decodings):
@@ -257,7 +256,47 @@ def test_values_out_of_range_are_refused(options, message):
         Digits(**options)
 
 
-def test_the_cache_name_does_not_depend_on_the_process(image_folder):
-    cache_dir = load(image_folder).cache_dir
-    key = hashlib.sha256(f"{image_folder} 32".encode()).hexdigest()[:16]
-    assert (cache_dir / f"imagefolder-{key}.npz").exists()
+def test_what_a_source_is_made_with_has_images_of_its_own(image_folder, decodings):
+    class Inverted(ImageFolder):
+        def __init__(self, root, inverted, **options):
+            super().__init__(root, **options)
+            self.inverted = inverted
+
+        def decode(self):
+            images = super().decode()
+            if self.inverted:
+                images.train_images = 255 - images.train_images
+            return images
+
+    plain, inverted = (Inverted(image_folder, inverted=value, batch_size=value + 2) for value in (False, True))
+    plain.setup()
+    inverted.setup()
+    assert torch.equal(inverted.train_images, 255 - plain.train_images)
+    Inverted(image_folder, inverted=True, batch_size=5, scaling="unit", seed=3).setup()
+    assert len(decodings) == 2
+
+
+def test_pixels_of_more_than_8_bits_are_refused_not_clipped(image_folder):
+    file = image_folder / "train" / "ant" / "0.png"
+    Image.fromarray(np.full((8, 8), 1000, dtype=np.uint16)).save(file)
+    with pytest.raises(InputError, match=f"root: {file} cannot be read as an image .*more than 8 bits"):
+        load(image_folder)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (
+            np.zeros((4, 8, 8, 3), dtype=np.uint8),
+            None,
+            r"train images must be uint8 \[N, H, W\]; they are uint8 \(4, 8",
+        ),
+        (np.zeros((4, 8, 8)), None, r"train images must be uint8 .*; they are float64"),
+        (random_images(4), np.arange(4) % 3, "train labels must lie from 0 to 1"),
+        (random_images(4), np.arange(3) % 2, r"train labels must be int64 \[4\]"),
+        (random_images(4), np.arange(4, dtype=np.int32) % 2, r"train labels must be int64 \[4\]; they are int32"),
+    ],
+)
+def test_what_a_source_decodes_is_checked(images, labels, message):
+    with pytest.raises(InputError, match=f"decode: {message}"):
+        Given(images, labels).setup()

@@ -14,7 +14,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 
 from igb import experiment
 from igb._checks import InputError
-from igb.records import METRICS, METRICS_HEADER, Records, claim, tag
+from igb.records import METRICS, METRICS_HEADER, Records, tag, whole
 from igb.report.runs import read_metrics
 from tests.conftest import TINY, tiny_config, tiny_run
 
@@ -156,6 +156,65 @@ def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(tmp_path, probe):
     assert np.load(folder / "matrices.npz")["step"][-1] == steps.max()
 
 
+def test_losses_since_the_last_read_are_kept_when_a_run_stops(tmp_path, monkeypatch):
+    def stop(self, batch, batch_index):
+        if self.global_step == 70:
+            raise KeyboardInterrupt
+        return original(self, batch, batch_index)
+
+    original = experiment.Classifier.training_step
+    monkeypatch.setattr(experiment.Classifier, "training_step", stop)
+    with pytest.raises(SystemExit):
+        tiny_run(tmp_path / "run", "probe=log", "probe.points=11")
+    assert info(tmp_path / "run")["status"] == "interrupted"
+    assert pd.read_csv(tmp_path / "run" / "train.csv")["step"].tolist() == list(range(1, 71))
+
+
+def test_the_status_is_settled_also_if_a_record_cannot_be(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space left"):
+        tiny_run(tmp_path / "run")
+    assert info(tmp_path / "run")["status"] == "failed"
+
+
+def test_ctrl_c_waits_for_a_record_to_be_whole():
+    done = []
+
+    @whole()
+    def write(error):
+        signal.raise_signal(signal.SIGINT)
+        done.append("written")
+        if error:
+            raise RuntimeError
+
+    for error in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            write(error)
+    assert done == ["written"] * 2
+
+
+def test_two_runs_cannot_take_one_folder(tmp_path):
+    probe = experiment.build(tiny_config()).probe
+    first, second = (Records(tmp_path / "run", probe, tiny_config()) for _ in range(2))
+    with first:
+        first.start()
+        with second, pytest.raises(InputError, match="already holds a run"):
+            second.start()
+        assert info(tmp_path / "run")["status"] == "running"
+    assert info(tmp_path / "run")["status"] == "completed"
+
+
+def test_the_bar_shows_loss_and_dominance(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "120")
+    tiny_run(tmp_path / "run", "trainer.max_steps=3")
+    loss = pd.read_csv(tmp_path / "run" / "train.csv")["loss"].iloc[-1]
+    assert f"loss={loss:.3g}"[:8] in capsys.readouterr().out
+
+
 def test_a_run_that_fails_says_so_and_keeps_its_records(tmp_path, monkeypatch):
     def fail(self, *_):
         raise RuntimeError("out of order")
@@ -196,7 +255,7 @@ def test_a_folder_that_holds_a_run_is_refused(finished):
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be written"):
-        claim(tmp_path / "file" / "run")
+        tiny_run(tmp_path / "file" / "run")
 
 
 def start(folder, *overrides):

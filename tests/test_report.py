@@ -158,6 +158,29 @@ def test_swept_keys_are_typed_columns(tmp_path):
     assert table["run"].unique().tolist() == ["optimizer.lr=0.1, seed=0", "optimizer.lr=0.001, seed=1"]
 
 
+def test_the_same_overrides_in_two_sweeps_stay_two_runs(tmp_path):
+    for index, sweep in enumerate(("first", "second")):
+        for loss in ("ce", "pz"):
+            overrides = [f"loss={loss}", "model.widths=[64,64]" if loss == "ce" else "model.widths=[1]"]
+            folder = tmp_path / sweep / f"loss={loss}"
+            made_run(folder, [(0, 0.9, 0.1, 0.8)], overrides=overrides, started=str(index))
+    table = igb.load_runs(tmp_path)
+    assert table.groupby("run").size().tolist() == [2] * 4
+    assert table["run"].iloc[0] == "loss=ce, model.widths=[64, 64] (first/loss=ce)"
+    assert table["config.model.widths"].unique().tolist() == ["[64, 64]", "[1]"]
+
+
+def test_broken_initial_outputs_favour_no_class(tmp_path):
+    made_run(tmp_path / "a", [(0, float("nan"), float("nan"), float("nan"))])
+    assert report.summarize(find_runs([tmp_path])[0])["favoured_class"].isna().all()
+
+
+def test_the_pdf_keeps_text_as_text(finished, tmp_path):
+    report.write([finished / "ce"], tmp_path)
+    assert b"/CIDFontType2" in (tmp_path / "figure2.pdf").read_bytes()
+    assert b"/Type3" not in (tmp_path / "figure2.pdf").read_bytes()
+
+
 def test_what_cannot_be_shown_yet_is_named(tmp_path, capsys):
     made_run(tmp_path / "good", [(0, 0.9, 0.1, 0.8)])
     made_run(tmp_path / "early", [], status="running")

@@ -26,9 +26,9 @@ STYLE: Any = {
     "axes.linewidth": 0.6,
     "hatch.linewidth": 0.8,
     "pdf.fonttype": 42,  # text stays text
-    "svg.fonttype": "none",
 }
 PANELS_ACROSS = 3
+LONGEST_SIDE = 30_000  # pixels of a PNG, of which matplotlib can draw 65,536
 
 
 def figure1(runs: Sequence[Run]) -> Figure:
@@ -107,8 +107,9 @@ def figure2(runs: Sequence[Run]) -> Figure:
 
 def save(figure: Figure, path: Path) -> None:
     """Save a figure as `path`.png and `path`.pdf; the same figure gives the same bytes."""
-    figure.savefig(path.with_suffix(".png"), dpi=200)
-    figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
+    with mpl.rc_context(STYLE):
+        figure.savefig(path.with_suffix(".png"), dpi=min(200, LONGEST_SIDE / max(figure.get_size_inches())))
+        figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
 
 
 def _panels(runs: Sequence[Run]) -> list[tuple[Run, str, str]]:
@@ -128,9 +129,9 @@ def _colour(k: int, classes: int) -> str:
 def _epoch_axis(axes: Axes, first: float, last: float) -> None:
     """A log axis of epochs from "Init.", set off to the left of the first batch, to the last epoch."""
     decades = [10.0**power for power in range(int(np.ceil(np.log10(first))), 1)]
-    epochs = [epoch for epoch in (2, 5, 10, 20, 50, 100, 200, 500, 1000) if epoch <= last]
-    ticks = [first / 3, *decades, *epochs]
+    epochs = [epoch for epoch in (2, 5, 10, 20, 50, 100, 200, 500, 1000) if 1.4 * epoch <= last]
+    ticks = [first / 3, *decades, *epochs, *([last] if last >= 1.4 else [])]
     axes.set_xscale("log")
-    axes.set_xticks(ticks, ["Init.", *(f"{tick:g}" for tick in ticks[1:])])
+    axes.set_xticks(ticks, ["Init.", *(f"{tick:.3g}" for tick in ticks[1:])])
     axes.minorticks_off()
     axes.set(xlim=(first / 4, max(last, 1) * 1.1), ylim=(-0.02, 1.02))

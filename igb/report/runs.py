@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ def load_runs(folders: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     keys = _differing([run.overrides for run in runs])
     tables = []
     for run in runs:
-        settings = {f"config.{key}": run.overrides.get(key) for key in keys}
+        settings = {f"config.{key}": _scalar(run.overrides.get(key)) for key in keys}
         columns = {"run": run.label, "status": run.info["status"], **settings}
         tables.append(pd.concat([pd.DataFrame(columns, index=run.metrics.index), run.metrics], axis="columns"))
     return pd.concat(tables, ignore_index=True)
@@ -80,9 +81,10 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
     for run in runs:
         run.label = ", ".join(f"{key}={run.overrides[key]}" for key in keys if key in run.overrides) or run.label
     labels = [run.label for run in runs]
+    common = os.path.commonpath([run.folder.resolve().parent for run in runs]) if runs else ""
     for run in runs:
         if labels.count(run.label) > 1:
-            run.label += f" ({run.folder.name})"
+            run.label += f" ({os.path.relpath(run.folder.resolve(), common)})"
     return runs, left_out
 
 
@@ -119,6 +121,11 @@ def _parse(override: str) -> tuple[str, Any]:
     """The key and the typed value of an override."""
     parsed = OverridesParser.create().parse_override(override)
     return parsed.key_or_group, parsed.value()
+
+
+def _scalar(value: Any) -> Any:
+    """A value that fits into a cell of a table; lists and the like as text."""
+    return value if value is None or isinstance(value, bool | int | float) else str(value)
 
 
 def _differing(overrides: Sequence[dict[str, Any]]) -> list[str]:

@@ -21,12 +21,13 @@ def _row(run: Run, mode: str) -> dict[str, object]:
     guesses = run.table("guess_fraction", mode)
     dominance = guesses.max(axis=1, skipna=False)
     accuracy = run.table("accuracy", mode).iloc[-1]
+    start = guesses.iloc[0]
     return {
         "run": run.label,
         "status": run.info["status"],
         "batch_norm": mode,
         "steps": guesses.index[-1],
-        "favoured_class": run.class_names[int(guesses.iloc[0].to_numpy().argmax())],
+        "favoured_class": None if start.isna().any() else run.class_names[start.idxmax()],
         "dominance_start": dominance.iloc[0],
         "dominance_epoch_1": dominance.get(run.info["steps_per_epoch"]),
         "dominance_end": dominance.iloc[-1],
