@@ -1,0 +1,84 @@
+"""Every command and every example of the README and of docs/ runs, shortened by overrides and on embedded data."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import igb
+from igb._paths import config_folder
+from tests.conftest import TINY, tiny_run
+
+ROOT = config_folder().parent
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"```(\w+)(?: title=\"(.+?)\")?\n(.*?)```", re.DOTALL)
+STAMP = "2026-11-22/12-00-00"
+
+
+def blocks(page, language):
+    return [(title, text) for kind, title, text in BLOCK.findall(page.read_text()) if kind == language]
+
+
+def commands(page):
+    lines = [line for _, text in blocks(page, "bash") for line in text.splitlines()]
+    return [line.partition("#")[0].strip() for line in lines if line.strip()]
+
+
+def write_files(page, folder):
+    """Write the titled blocks of a page; those of one title make one file."""
+    for language in ("python", "yaml"):
+        for title, text in blocks(page, language):
+            if title:
+                (folder / title).parent.mkdir(parents=True, exist_ok=True)
+                with open(folder / title, "a") as file:
+                    file.write(text)
+
+
+@pytest.mark.parametrize(
+    ("page", "line"), [pytest.param(page, line, id=line) for page in PAGES for line in commands(page)]
+)
+def test_a_command_runs(page, line, command, tmp_path, image_folder):
+    program, *arguments = shlex.split(line)
+    if program == "make":
+        makefile = (ROOT / "Makefile").read_text()
+        assert f"\n{arguments[0]}:" in makefile
+        assert f"make {arguments[0]}" in (ROOT / ".ci" / "run").read_text()
+        return
+    write_files(page, tmp_path)
+    if program == "igb-report":
+        tiny_run(tmp_path / arguments[0] / "a", "trainer.max_steps=2")
+    else:
+        assert program == "igb"
+        own = {item.partition("=")[0] for item in arguments}
+        arguments += [
+            item for item in [*TINY, "trainer.max_steps=2"] if item.partition("=")[0].split(".")[0] not in own
+        ]
+        arguments = ["probe.images=20" if item.startswith("probe.images=") else item for item in arguments]
+    status, output = command(*arguments, program=program)
+    assert status == 0, output
+    if "--config-dir" in arguments:
+        runs = igb.load_runs("multirun")
+        assert set(runs["config.loss"]) == {"ce", "focal"}
+        assert set(runs["class_name"]) == {"horizontal", "vertical"}
+        assert runs.loc[:, "probability":].notna().all(axis=None)
+
+
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_run(Path("multirun/cutoffs/a"), "trainer.max_epochs=0")
+    tiny_run(Path("outputs") / STAMP, "trainer.max_epochs=1")
+    ((_, text),) = blocks(ROOT / "README.md", "python")
+    names = {}
+    exec(text, names)
+    assert len(names["runs"]) == 10
+    assert names["stats"].probability.shape == (10,)
+
+
+def test_the_pages_name_what_is_there():
+    text = "".join(page.read_text() for page in PAGES)
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (ROOT / link).exists() or (ROOT / "docs" / link).exists(), link
+    for name in igb.__all__:
+        assert hasattr(igb, name)
