@@ -1,6 +1,7 @@
 """The commands `igb` and `igb-report`; torch and pandas are imported when they are needed, so that help is quick."""
 
 import argparse
+import gc
 import logging
 import os
 import sys
@@ -75,6 +76,8 @@ def _app(config: DictConfig) -> str:
         if alone:
             sys.exit(1)
         raise
+    finally:
+        gc.collect()  # trainer and network refer to each other, and the next job of a sweep needs the memory
 
 
 class CheckFirst(Callback):

@@ -60,7 +60,7 @@ class CIFAR10(ImageData):
         ) as error:  # no network, a wrong checksum, a folder that cannot be written
             raise InputError(
                 f"root={self.root} does not hold CIFAR-10 and it could not be downloaded ({_one_line(error)}); "
-                f"put {datasets.CIFAR10.filename}, the Python version from {datasets.CIFAR10.url}, into that folder"
+                f"put {datasets.CIFAR10.filename} (from {datasets.CIFAR10.url}) into that folder"
             ) from error
 
 

@@ -33,6 +33,6 @@ def write(folders: Sequence[Path], output: Path | None = None) -> Path:
         summary.to_csv(output / "summary.csv", index=False)
     except OSError as error:
         raise InputError(f"the report folder {output} cannot be written ({error.strerror})") from error
-    print(summary.to_string(index=False, float_format="{:.3f}".format))
+    print(summary.to_string(index=False, float_format="{:.3f}".format, na_rep="-"))
     print(f"figure1 and figure2 (.png, .pdf) and summary.csv are in {output}")
     return output

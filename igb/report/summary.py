@@ -1,5 +1,6 @@
 """The summary table: where a run started, where it was after epoch one, and where it ended."""
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -29,7 +30,7 @@ def _row(run: Run, mode: str) -> dict[str, object]:
         "steps": guesses.index[-1],
         "favoured_class": None if start.isna().any() else run.class_names[start.idxmax()],
         "dominance_start": dominance.iloc[0],
-        "dominance_epoch_1": dominance.get(run.info["steps_per_epoch"]),
+        "dominance_epoch_1": dominance.get(run.info["steps_per_epoch"], math.nan),
         "dominance_end": dominance.iloc[-1],
         "mean_accuracy": accuracy.mean(skipna=False),
         "worst_accuracy": accuracy.min(skipna=False),
