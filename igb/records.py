@@ -113,17 +113,16 @@ class Records(pl.Callback):
             self.status = "diverged"
         else:
             self.status = "completed" if error is None else "failed"
-        try:
+        with contextlib.ExitStack() as last:  # what is done whatever fails before it, the status at the very end
+            last.callback(self._write_entries)
+            for file in self._files:
+                last.callback(file.close)
             if self._pending:  # losses of the steps since the last read
                 self._write_losses()
             if self._matrices:
                 self._write_matrices()
-            for file in self._files:
-                file.close()
             if self.status == "completed" and not self.config.trainer.keep_checkpoint:
                 checkpoint_path(self.folder).unlink(missing_ok=True)
-        finally:
-            self._write_entries()
         log.info("%s: %s", self.status if self.status != "diverged" else f"diverged ({error})", self.folder)
         return True if self.status == "diverged" else None
 
