@@ -44,6 +44,11 @@ def choice(name: str, value: object, options: Iterable[str]) -> str:
     return value
 
 
+def one_line(error: BaseException) -> str:
+    """The message of an error on one line; its type where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 @contextmanager
 def within(group: str) -> Iterator[None]:
     """Name the config group in every InputError raised inside, so that `gamma=-1 ...` becomes `loss.gamma=-1 ...`."""

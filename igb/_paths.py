@@ -1,4 +1,4 @@
-"""Where igb's config is, where a user's code is found, and where a run or a sweep may write."""
+"""Where igb's config is, where a user's code is found, and where a run or a sweep writes."""
 
 import itertools
 import sys
@@ -26,6 +26,11 @@ def import_from(runtime: Any) -> None:
             sys.path.insert(0, source.path)
 
 
+def checkpoint_path(folder: Path) -> Path:
+    """Where a run keeps its last checkpoint."""
+    return folder / "checkpoints" / "last.ckpt"
+
+
 def make_folder(folder: Path, *, exclusively: bool) -> Path:
     """Make a folder that can be written, and return it; InputError if that cannot be.
 
@@ -39,7 +44,8 @@ def make_folder(folder: Path, *, exclusively: bool) -> Path:
             (folder / ".writable").unlink()
             break
         except OSError as error:
-            if not (exclusively and folder.is_dir()):
+            taken = isinstance(error, FileExistsError) and folder.is_dir()
+            if not (exclusively and taken):
                 raise InputError(f"the output folder {folder} cannot be written ({error.strerror})") from error
             folder = wanted.with_name(f"{wanted.name}_{number}")
     return folder

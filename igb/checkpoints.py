@@ -9,8 +9,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
-from igb._checks import InputError
-from igb._paths import import_from
+from igb._checks import InputError, one_line
+from igb._paths import checkpoint_path, import_from
 
 NETWORK = "network."  # the prefix of its weights in the checkpoint of a Classifier
 
@@ -22,7 +22,7 @@ def load_network(folder: str | Path) -> nn.Module:
     """
     folder = Path(folder)
     config_file, run_file = folder / ".hydra" / "config.yaml", folder / "run.json"
-    checkpoint = folder / "checkpoints" / "last.ckpt"
+    checkpoint = checkpoint_path(folder)
     if not config_file.exists() or not run_file.exists():
         raise InputError(f"{folder} holds no run")
     if not checkpoint.exists():
@@ -39,5 +39,5 @@ def load_network(folder: str | Path) -> nn.Module:
         weights = {name.removeprefix(NETWORK): value for name, value in state.items() if name.startswith(NETWORK)}
         network.load_state_dict(weights)
     except (RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(f"{checkpoint} is damaged or of another network ({' '.join(str(error).split())})") from error
+        raise InputError(f"{checkpoint} is damaged or of another network ({one_line(error)})") from error
     return network.eval()

@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from igb._checks import InputError
+from igb._checks import InputError, one_line
 from igb._paths import config_folder, import_from, is_given, make_folder
 
 log = logging.getLogger(__name__)
@@ -70,8 +70,8 @@ def _app(config: DictConfig) -> str:
             log.error("igb: %s", error)
         else:
             file = folder / f"{options.job.name}.log"
-            log.error("igb: %s; the traceback is in %s", _one_line(error), file)
-            with open(file, "a") as stream:
+            log.error("igb: %s; the traceback is in %s", _named(error), file)
+            with suppress(OSError), open(file, "a") as stream:  # the disk may be full
                 traceback.print_exc(file=stream)
         if alone:
             sys.exit(1)
@@ -112,9 +112,8 @@ def one_line_exit() -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, InputError | OmegaConfBaseException) or os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
-        sys.exit(f"igb: {_one_line(error)}")
+        sys.exit(f"igb: {_named(error)}")
 
 
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
+def _named(error: Exception) -> str:
+    return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {one_line(error)}"

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from igb import _checks, initialization
-from igb._checks import InputError
+from igb._checks import InputError, one_line
 from igb.data import ImageData
 from igb.losses import LossSchedule
 from igb.probe import Probe
@@ -87,9 +87,9 @@ def _make(config: DictConfig, group: str, *, without: str = "", **arguments: Any
         cause = error.__cause__ or error
         if isinstance(cause, InputError):
             raise InputError(f"{group}.{cause}") from error
-        raise InputError(f"{group}: {type(cause).__name__}: {' '.join(str(cause).split())}") from error
+        raise InputError(f"{group}: {type(cause).__name__}: {one_line(cause)}") from error
     except OmegaConfBaseException as error:  # a value that a user's config leaves to be given
-        raise InputError(f"{group}: {' '.join(str(error).split())}") from error
+        raise InputError(f"{group}: {one_line(error)}") from error
 
 
 @functools.cache

@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.tensorboard import SummaryWriter
 
 from igb._checks import InputError
-from igb._paths import make_folder
+from igb._paths import checkpoint_path, make_folder
 from igb.losses import LossSchedule, TrueClassLoss, loss_curve
 from igb.probe import Probe, ProbeResult
 from igb.training import Classifier
@@ -296,11 +296,6 @@ def refuse_taken(folder: Path) -> None:
     """Raise InputError if `folder` holds a run."""
     if (folder / "run.json").exists():
         raise InputError(f"the output folder {folder} already holds a run; give another, or remove it")
-
-
-def checkpoint_path(folder: Path) -> Path:
-    """Where a run keeps its last checkpoint."""
-    return folder / "checkpoints" / "last.ckpt"
 
 
 def tag(batch_norm: str, metric: str, k: int, class_name: str) -> str:

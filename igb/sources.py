@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from igb._checks import InputError
+from igb._checks import InputError, one_line
 from igb.data import ImageData, Images, grayscale
 
 
@@ -59,7 +59,7 @@ class CIFAR10(ImageData):
             EOFError,
         ) as error:  # no network, a wrong checksum, a folder that cannot be written
             raise InputError(
-                f"root={self.root} does not hold CIFAR-10 and it could not be downloaded ({_one_line(error)}); "
+                f"root={self.root} does not hold CIFAR-10 and it could not be downloaded ({one_line(error)}); "
                 f"put {datasets.CIFAR10.filename} (from {datasets.CIFAR10.url}) into that folder"
             ) from error
 
@@ -136,19 +136,15 @@ class ImageFolder(ImageData):
         try:
             return datasets.ImageFolder(self.root / split).samples
         except OSError as error:  # a class without images is among them
-            raise InputError(f"root={self.root}: {_one_line(error)}") from error
+            raise InputError(f"root={self.root}: {one_line(error)}") from error
 
     def _read(self, path: str) -> np.ndarray:
         try:
             with Image.open(path) as image:
                 return grayscale(image, self.image_size)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise InputError(f"root: {path} cannot be read as an image ({_one_line(error)})") from error
+            raise InputError(f"root: {path} cannot be read as an image ({one_line(error)})") from error
 
 
 def _arrays(split: str, images: Iterable[np.ndarray], labels: Any) -> dict[str, np.ndarray]:
     return {f"{split}_images": np.stack(list(images)), f"{split}_labels": np.asarray(labels, dtype=np.int64)}
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -12,7 +12,7 @@ from pytorch_lightning.utilities.warnings import PossibleUserWarning
 from torch import Tensor, nn
 
 from igb import _checks
-from igb._checks import InputError
+from igb._checks import InputError, one_line
 from igb.losses import LossSchedule
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -95,7 +95,7 @@ def trainer(
             use_distributed_sampler=False,
         )
     except (MisconfigurationException, ValueError) as error:
-        raise InputError(f"accelerator={accelerator} cannot be used: {' '.join(str(error).split())}") from error
+        raise InputError(f"accelerator={accelerator} cannot be used: {one_line(error)}") from error
 
 
 def _quiet_lightning() -> None:

@@ -11,6 +11,8 @@ import pytest
 
 import igb
 from hydra_plugins.igb_sweeper import run_name
+from igb._checks import InputError
+from igb._paths import make_folder
 from tests.conftest import TINY
 
 ROOT = Path(igb.__file__).parents[1]
@@ -115,6 +117,28 @@ def test_a_sweep_folder_that_cannot_be_written_is_one_line(command):
     status, output = command("--multirun", *SHORT, "seed=0,1")
     assert status == 1
     assert re.fullmatch(r"igb: the output folder multirun/\S+ cannot be written \(Not a directory\)\n", output)
+
+
+def test_a_new_folder_that_cannot_be_written_is_refused_not_tried_for_ever(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "touch", full)
+    with pytest.raises(InputError, match=r"run cannot be written .No space left on device"):
+        make_folder(tmp_path / "run", exclusively=True)
+    assert [folder.name for folder in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_full_disk_is_one_line(command, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("numpy.savez", full)
+    monkeypatch.setattr("traceback.print_exc", full)
+    status, output = command(*SHORT)
+    assert status == 1
+    assert "igb: OSError: [Errno 28] No space left on device; the traceback is in" in output
+    assert "Traceback" not in output
 
 
 def test_hydras_own_way_to_name_jobs_works(command):

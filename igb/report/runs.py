@@ -13,7 +13,7 @@ import pandas as pd
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from igb._checks import InputError
+from igb._checks import InputError, one_line
 
 COUNTS = {"step": int, "class": int, "count": int}
 TEXTS = {"batch_norm": str, "class_name": str}
@@ -75,7 +75,7 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
             try:
                 found[file.parent.resolve()] = _read(file.parent)
             except (OSError, ValueError, KeyError) as error:
-                left_out.append(f"{file.parent}: {' '.join(str(error).split())}")
+                left_out.append(f"{file.parent}: {one_line(error)}")
     runs = sorted(found.values(), key=lambda run: (run.info["started"], str(run.folder)))
     keys = _differing([run.overrides for run in runs])
     for run in runs:
