@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
-import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -17,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from igb import _checks, initialization
 from igb._checks import InputError, one_line
+from igb.compute import Compute
 from igb.data import ImageData
 from igb.losses import LossSchedule
 from igb.probe import Probe
@@ -32,6 +32,7 @@ class Parts(NamedTuple):
     losses: LossSchedule
     make_optimizer: MakeOptimizer
     probe: Probe
+    compute: Compute
     make_trainer: Callable[..., pl.Trainer]
 
 
@@ -46,10 +47,9 @@ def run(config: DictConfig, folder: Path) -> str:
         with _checks.within("data"):
             parts.data.setup()
         pl.seed_everything(config.seed, verbose=False)
-        # A trapped network's gradients fall below 1e-38, where a CPU is twenty times slower and no weight feels them.
-        torch.set_flush_denormal(True)
-        classifier = Classifier(parts.make_network(), parts.losses, parts.make_optimizer)
         trainer = parts.make_trainer(callbacks=[parts.probe, records], progress_bar=sys.stdout.isatty())
+        parts.compute.start(trainer.strategy.root_device)
+        classifier = Classifier(parts.make_network(), parts.losses, parts.make_optimizer, parts.compute)
         trainer.fit(classifier, datamodule=parts.data)
     return records.status
 
@@ -64,14 +64,16 @@ def build(config: DictConfig) -> Parts:
         losses = LossSchedule(loss, config.loss.get("warmup_epochs", 0))
     with _checks.within("trainer"):
         _checks.boolean("keep_checkpoint", config.trainer.keep_checkpoint)
-    make_trainer = functools.partial(_make, config, "trainer", without="keep_checkpoint")
+    compute = _make(config, "compute")
+    options = {"without": "keep_checkpoint", "deterministic": compute.deterministic}
+    make_trainer = functools.partial(_make, config, "trainer", **options)
     make_trainer()
     classes = len(data.class_names)
     if _has_batch_norm(OmegaConf.to_yaml(config.model, resolve=True), classes) and data.batch_size == 1:
         raise InputError("data.batch_size=1 must be at least 2 for a network with batch norm")
     make_network = functools.partial(_make, config, "model", num_classes=classes)
     initialize = functools.partial(initialization.build, make_network, _make(config, "init"), config.init_seed)
-    return Parts(data, initialize, losses, _make(config, "optimizer"), _make(config, "probe"), make_trainer)
+    return Parts(data, initialize, losses, _make(config, "optimizer"), _make(config, "probe"), compute, make_trainer)
 
 
 def _make(config: DictConfig, group: str, *, without: str = "", **arguments: Any) -> Any:

@@ -89,7 +89,7 @@ class Probe(pl.Callback):
                 step,
                 mode,
                 statistics.measure(
-                    pl_module.network,
+                    (pl_module.compute.fold(pl_module.network) if mode == "running" else None) or pl_module,
                     self._images,
                     self._labels,
                     loss=pl_module.losses.at(epoch),

@@ -130,15 +130,17 @@ class Records(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write what is known before training and state the plan in one line."""
         assert isinstance(pl_module, Classifier)
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data, device = trainer.datamodule, trainer.strategy.root_device  # type: ignore[attr-defined]
         self._class_names: Sequence[str] = data.class_names
         self._steps_per_epoch: int = data.steps_per_epoch
         self._entries |= {
             "class_names": list(data.class_names),
             "steps_per_epoch": data.steps_per_epoch,
             "total_steps": self.probe.total_steps,
-            "device": str(trainer.strategy.root_device),
-            "precision": trainer.precision,
+            "device": str(device),
+            "precision": pl_module.compute.precision,
+            "threads": torch.get_num_threads(),
+            "deterministic": device.type == "cpu" or torch.are_deterministic_algorithms_enabled(),
         }
         self._write_entries()
         self._write_loss_curve(pl_module.losses)
@@ -312,7 +314,7 @@ def environment() -> dict[str, Any]:
     hardware = {"machine": platform.machine(), "cpu": torch.backends.cpu.get_cpu_capability(), "cores": os.cpu_count()}
     if torch.cuda.is_available():
         hardware["gpu"] = torch.cuda.get_device_name()
-    return {"versions": versions, "hardware": hardware, "threads": torch.get_num_threads()}
+    return {"versions": versions, "hardware": hardware}
 
 
 def peak_memory() -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from igb import _checks
 from igb._checks import InputError, one_line
+from igb.compute import Compute
 from igb.losses import LossSchedule
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -25,18 +26,23 @@ class Classifier(pl.LightningModule):
         network: maps images [N, 1, H, W] to logits [N, C].
         losses: the loss of every epoch.
         make_optimizer: called with the network's parameters.
+        compute: how the network's arithmetic is done.
     """
 
-    def __init__(self, network: nn.Module, losses: LossSchedule, make_optimizer: MakeOptimizer) -> None:
+    def __init__(
+        self, network: nn.Module, losses: LossSchedule, make_optimizer: MakeOptimizer, compute: Compute
+    ) -> None:
         super().__init__()
-        self.network = network
+        self.network = network.to(memory_format=torch.channels_last)
         self.losses = losses
+        self.compute = compute
         self._make_optimizer = make_optimizer
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, C] of scaled images [N, 1, H, W]."""
-        logits: Tensor = self.network(images)
-        return logits
+        with self.compute.applied(images.device):
+            logits: Tensor = self.network(images)
+        return logits.to(images.dtype)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         """The loss of a batch of scaled images [N, 1, H, W] and labels [N]."""
@@ -63,6 +69,7 @@ def trainer(
     max_epochs: int,
     max_steps: int | None = None,
     accelerator: str = "auto",
+    deterministic: bool = True,
     callbacks: Sequence[pl.Callback] = (),
     progress_bar: bool = False,
 ) -> pl.Trainer:
@@ -72,6 +79,7 @@ def trainer(
         max_epochs: 0 or more; 0 only measures the initial network.
         max_steps: optimizer steps after which to stop even within an epoch; None for no such limit.
         accelerator: `auto` or what Lightning knows: `cpu`, `gpu`, `mps`, ...
+        deterministic: whether to hold CUDA to operations that give the same bits each time, or stop at one that cannot.
         callbacks: called in this order.
         progress_bar: whether to show one.
     """
@@ -85,7 +93,7 @@ def trainer(
             max_steps=-1 if max_steps is None else max_steps,
             accelerator=accelerator,
             devices=1,
-            deterministic=torch.cuda.is_available() and accelerator != "cpu",
+            deterministic=deterministic and torch.cuda.is_available() and accelerator != "cpu",
             callbacks=list(callbacks),
             logger=False,
             enable_checkpointing=False,

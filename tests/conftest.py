@@ -15,8 +15,8 @@ from PIL import Image
 from igb import cli, experiment
 from igb._paths import config_folder
 
-torch.set_num_threads(1)  # for networks this small, a second thread only costs
-TINY = ["data=digits", "model._target_=tests.networks.Tiny", "trainer.accelerator=cpu"]
+torch.set_num_threads(1)  # as in TINY; for networks this small, a second thread only costs
+TINY = ["data=digits", "model._target_=tests.networks.Tiny", "trainer.accelerator=cpu", "compute.threads=1"]
 
 
 @pytest.fixture(autouse=True)

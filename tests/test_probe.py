@@ -5,6 +5,7 @@ from igb import experiment
 from igb._checks import InputError
 from igb.probe import Probe, probe_order, probe_steps
 from igb.report.runs import read_metrics
+from igb.training import Classifier
 from tests.conftest import tiny_config, tiny_run
 
 
@@ -104,16 +105,16 @@ def test_training_is_as_if_there_were_no_probe(tmp_path):
     parts = experiment.build(tiny_config())
     parts.data.setup()
     torch.manual_seed(0)
-    network = parts.make_network()
-    optimizer = parts.make_optimizer(network.parameters())
+    classifier = Classifier(parts.make_network(), parts.losses, parts.make_optimizer, parts.compute)
+    optimizer = classifier.configure_optimizers()
     for epoch in range(2):
         loader = parts.data.train_dataloader()
         loader.sampler.set_epoch(epoch)
         for images, labels in loader:
             optimizer.zero_grad()
-            parts.losses.at(epoch)(network(parts.data.scale(images)), labels).backward()
+            parts.losses.at(epoch)(classifier(parts.data.scale(images)), labels).backward()
             optimizer.step()
-    weights = network.state_dict()
+    weights = classifier.network.state_dict()
     assert all(torch.equal(with_probe["state_dict"][f"network.{name}"], weights[name]) for name in weights)
 
 

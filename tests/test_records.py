@@ -95,7 +95,7 @@ def test_run_json_says_how_and_on_what(finished):
     assert entries["seeds"] == {"seed": 0, "init_seed": 0, "data_seed": 0}
     assert entries["class_names"] == list("0123456789")
     assert (entries["steps_per_epoch"], entries["total_steps"]) == (45, 90)
-    assert entries["precision"] == "32-true"
+    assert (entries["precision"], entries["threads"], entries["deterministic"]) == ("float32", 1, True)
     assert entries["device"] == "cpu"
     assert entries["threads"] >= 1
     assert entries["wall_seconds"] > 0

@@ -1,0 +1,139 @@
+"""The `compute` config group: in which precision, and with how many threads, a network is trained and measured."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from igb import _checks
+from igb.compute import convolution
+from igb.compute.folding import fold
+from igb.compute.normalization import BatchNorm
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+ALL_THREADS = torch.get_num_threads()  # torch's own choice, before a job of a sweep made another
+
+log = logging.getLogger(__name__)
+
+
+class Compute:
+    """How the arithmetic of a run is done; the mathematics and the weights are the same in every mode.
+
+    Args:
+        precision: `float32` (the config `exact`), or `bfloat16` (`fast`) for everything between input and head, with
+            float32 weights, statistics, head and loss.
+        threads: of a CPU that torch uses; None for its own choice.
+    """
+
+    def __init__(self, precision: str = "float32", threads: int | None = None) -> None:
+        self.precision = _checks.choice("precision", precision, PRECISIONS)
+        self.threads = None if threads is None else _checks.integer("threads", threads, at_least=1)
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether torch is held to operations that give the same bits each time, on devices that have others."""
+        return self.precision == "float32"
+
+    def start(self, device: torch.device) -> None:
+        """Set the process up for a run on `device`; where that lacks bfloat16, say so and go on in float32."""
+        if self.precision == "bfloat16" and not has_bfloat16(device):
+            log.warning("compute=fast needs AVX-512 BF16, AMX or a CUDA card with bfloat16; this run is compute=exact")
+            self.precision = "float32"
+        torch.set_num_threads(self.threads or ALL_THREADS)
+        # A trapped network's gradients fall below 1e-38, where a CPU is twenty times slower and no weight feels them.
+        torch.set_flush_denormal(True)
+        # TensorFloat-32 rounds the factors of a float32 product to 10 bits, which is not what `exact` promises.
+        tensor_float = self.precision == "bfloat16"
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tensor_float
+
+    @contextlib.contextmanager
+    def applied(self, device: torch.device) -> Iterator[None]:
+        """Inside, torch's functions on `device` compute in this mode; gradients of what was made inside do too."""
+        dtype = PRECISIONS[self.precision]
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32), _Rewrites(dtype):
+            yield
+
+    def fold(self, network: nn.Module) -> nn.Module | None:
+        """The network's twin in evaluation mode with batch norm folded, or None if it has none; see `compute.fold`."""
+        return fold(network, PRECISIONS[self.precision])
+
+
+class _Rewrites(TorchFunctionMode):
+    """Takes the place of the functions of torch that igb computes otherwise, whichever network calls them."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_function__(
+        self, function: Any, types: Any, arguments: tuple[Any, ...] = (), options: dict[str, Any] | None = None
+    ) -> Any:
+        if function is F.conv2d:
+            function = self._convolve
+        elif function is F.batch_norm and self.dtype == torch.float32:
+            function = _batch_norm
+        elif function is F.linear and self.dtype != torch.float32:
+            function = _linear
+        return function(*arguments, **(options or {}))
+
+    def _convolve(
+        self,
+        images: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Tensor:
+        """`torch.nn.functional.conv2d`."""
+        plain = groups == 1 and _pair(dilation) == (1, 1) and not isinstance(padding, str) and images.ndim == 4
+        if plain:
+            if self.dtype != torch.float32:
+                images = images.to(self.dtype)
+            window = convolution.window(tuple(images.shape[2:]), tuple(weight.shape[2:]), _pair(stride), _pair(padding))
+            form = convolution.form(window, images.dtype, images.device)
+            if form != "direct":
+                maps = convolution.MatrixConvolution.apply(images, weight, window, form)
+                return maps if bias is None else maps + bias.to(maps.dtype)[:, None, None]
+        return F.conv2d(images, weight, bias, stride, padding, dilation, groups)
+
+
+def _batch_norm(
+    maps: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`torch.nn.functional.batch_norm`."""
+    if training and maps.device.type == "cpu" and maps.ndim == 4 and not maps.is_contiguous():
+        return BatchNorm.apply(maps, running_mean, running_var, weight, bias, momentum, eps)
+    return F.batch_norm(maps, running_mean, running_var, weight, bias, training, momentum, eps)
+
+
+def _linear(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`torch.nn.functional.linear`, in float32 for features [N, K]: a head's few products decide all probabilities."""
+    if features.ndim != 2:
+        return F.linear(features, weight, bias)
+    with torch.autocast(features.device.type, enabled=False):
+        return F.linear(features.to(weight.dtype), weight, bias)
+
+
+def _pair(value: Any) -> convolution.Pair:
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware of a device multiplies bfloat16 numbers faster than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
