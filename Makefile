@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 NAME := $(shell date +quickstart-%Y%m%d-%H%M%S)
 
-.PHONY: run test lint tensorboard
+.PHONY: run test bench lint tensorboard
 run: $(VENV)/installed
 	$(BIN)/igb --multirun experiment=quickstart loss=ce,bl,pz name=$(NAME)
 	$(BIN)/igb-report multirun/$(NAME)
 
 test: $(VENV)/installed
 	$(BIN)/pytest
+
+bench: $(VENV)/installed
+	$(BIN)/python -m benchmarks.bench $(BENCH)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

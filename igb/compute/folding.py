@@ -126,7 +126,7 @@ class FoldedConvolution(nn.Module):
         bias = bias.to(weight.dtype).repeat(len(exact) // len(bias))
         if self.dtype != weight.dtype:
             rows = convolution.rows_of(maps[:CALIBRATION], self.window, self.form)
-            bias += (exact - self.matrix) @ rows.to(weight.dtype).mean(0)
+            bias += exact.sub_(self.matrix) @ rows.to(weight.dtype).mean(0)
         self.bias = bias.to(self.dtype)
         if self.form == "direct":
             self.matrix = self.matrix.view(len(bias), *kernel, -1).permute(0, 3, 1, 2)

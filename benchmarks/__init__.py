@@ -1,0 +1,1 @@
+"""The measured comparison of igb with the script a researcher would otherwise write."""

@@ -1,0 +1,389 @@
+"""Measures igb beside the script a researcher would otherwise write, in one run: `make bench`."""
+
+import argparse
+import copy
+import functools
+import json
+import logging
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import baseline
+from igb import experiment
+from igb._paths import config_folder
+from igb.data import EpochSampler
+from igb.losses import CrossEntropy
+from igb.records import Records, environment
+from igb.statistics import measure
+from igb.training import Classifier
+
+MODES = ("exact", "fast")
+SIDES = ("baseline", *MODES)
+TOLERANCE = {"exact": 1e-4, "fast": 5e-3}  # of mean class probabilities, against the baseline's
+EAGER_BATCHES = (250, 500)
+GEMMS = ((2048, 2048, 2048), (500, 1024, 1024), (2000, 512, 1024), (8192, 256, 256))
+POINTS = 40  # of the log figure
+
+
+class Times:
+    """Seconds of each named piece of work; a cell of the table shows their median and half their spread."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, list[float]] = {}
+
+    def add(self, name: str, seconds: float) -> None:
+        """Note one more measurement."""
+        self.seconds.setdefault(name, []).append(seconds)
+
+    def time(self, name: str, work: Callable[[], Any]) -> Any:
+        """Do some work and note its time."""
+        started = time.perf_counter()
+        result = work()
+        self.add(name, time.perf_counter() - started)
+        return result
+
+    def median(self, name: str) -> float:
+        """The median of what was noted."""
+        return statistics.median(self.seconds[name])
+
+    def spread(self, name: str) -> float:
+        """Half the distance from the fastest to the slowest, as a share of the median."""
+        seconds = self.seconds[name]
+        return (max(seconds) - min(seconds)) / 2 / self.median(name)
+
+
+class Block(pl.Callback):
+    """After every `size` steps of a run, does the same steps in a bare loop and notes the times of both."""
+
+    def __init__(self, times: Times, name: str, size: int, bare: Callable[[], Any]) -> None:
+        self.times, self.name, self.size, self.bare = times, name, size, bare
+        self.probe_seconds = self.started = 0.0
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, index: int) -> None:
+        """At the end of a block: note its time, less that of probes in it, and time the bare loop."""
+        now = time.perf_counter()
+        probe = trainer.callbacks[0].seconds  # type: ignore[attr-defined]
+        if index and index % self.size == 0:
+            self.times.add(f"{self.name} igb", now - self.started - (probe - self.probe_seconds))
+            self.times.time(f"{self.name} bare", lambda: [self.bare() for _ in range(self.size)])
+        if index % self.size == 0:
+            self.started, self.probe_seconds = time.perf_counter(), probe
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, check that both sides agree, print the table and write the JSON file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("overrides", nargs="*", help="of igb's config, such as data=image_folder data.root=FOLDER")
+    parser.add_argument(
+        "--images",
+        type=int,
+        nargs=2,
+        default=(50_000, 10_000),
+        metavar=("TRAIN", "TEST"),
+        help="images of an epoch and of a probe; those there are serve again and again, the protocol's unless given",
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="of what is measured in turn")
+    parser.add_argument("--steps", type=int, default=200, help="over which the overhead of the framework is measured")
+    parser.add_argument("--output", type=Path, default=Path("bench.json"))
+    options = parser.parse_args(arguments)
+    for name in ("pytorch_lightning", "igb"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric|torchmetrics|torch)\..*")
+    started = time.perf_counter()
+    bench = Bench(options.overrides or ["data=digits"], *options.images)
+    with tempfile.TemporaryDirectory() as folder:
+        bench.check_agreement()
+        bench.measure_parts(options.repeats)
+        bench.measure_whole(options.repeats, Path(folder))
+        bench.measure_overhead(options.steps, Path(folder))
+        bench.measure_start(options.repeats, Path(folder))
+    rows = bench.rows()
+    print(table(rows))
+    print(f"\nmeasured in {time.perf_counter() - started:.0f} s; {bench.workload()}")
+    seconds = {name: sorted(values) for name, values in bench.times.seconds.items()}
+    values = {
+        "rows": rows,
+        "seconds": seconds,
+        "workload": bench.workload(),
+        "environment": environment(),
+        "threads": torch.get_num_threads(),
+    }
+    options.output.write_text(json.dumps(values, indent=1) + "\n")
+
+
+class Bench:
+    """One data set, one network, three sides."""
+
+    def __init__(self, overrides: Sequence[str], train: int, test: int) -> None:
+        self.overrides = ["trainer.accelerator=cpu", "loss=ce", "init=torchvision", *overrides]
+        self.times = Times()
+        self.parts = {mode: experiment.build(self.config(f"compute={mode}")) for mode in MODES}
+        self.data = self.parts["exact"].data
+        self.data.setup()
+        self.data = repeated(self.data, train, test)
+        self.network = self.parts["exact"].make_network()
+        self.classes = len(self.data.class_names)
+        self.lr = self.config().optimizer.lr
+        self.classifiers = {mode: self.classifier(mode) for mode in MODES}
+        self.baseline_options = (0, 500)
+
+    def config(self, *overrides: str) -> DictConfig:
+        """The config of the run that is measured."""
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            return compose("config", [*self.overrides, *overrides])
+
+    def classifier(self, mode: str) -> Classifier:
+        """The side of igb, from the common initial weights."""
+        parts = self.parts[mode]
+        parts.compute.start(torch.device("cpu"))
+        return Classifier(copy.deepcopy(self.network), parts.losses, parts.make_optimizer, parts.compute)
+
+    def baseline(self) -> baseline.Baseline:
+        """The other side, from the common initial weights."""
+        return baseline.Baseline(copy.deepcopy(self.network), self.classes, self.lr)
+
+    def probe(self, mode: str, count: int | None = None) -> Tensor:
+        """The mean probability of each class over the test images."""
+        classifier = self.classifiers[mode]
+        network = classifier.compute.fold(classifier.network) or classifier
+        images, labels = self.data.test_images[:count], self.data.test_labels[:count]
+        return measure(network, images, labels, transform=self.data.scale).probability
+
+    def check_agreement(self) -> None:
+        """Exit with a message unless all sides measure the same probabilities of the same weights."""
+        module = self.baseline().eval()
+        for images, labels in baseline.loaders(self.data, *self.baseline_options)[1]:
+            with torch.no_grad():
+                module.probability.update(module.network(images), labels)
+        expected = module.probability.compute()
+        for mode in MODES:
+            difference = float((self.probe(mode) - expected).abs().max())
+            if not difference <= TOLERANCE[mode]:
+                sys.exit(f"bench: {mode} and the baseline differ by {difference:.2g} in p̄; at most {TOLERANCE[mode]:g}")
+            print(f"{mode} and the baseline differ by {difference:.1e} in p̄ of the initial network")
+
+    def measure_parts(self, repeats: int) -> None:
+        """Training steps, forward passes and matrix products by themselves, in turn."""
+        steps = {"eager": self.eager_step(), **{mode: self.bare_step(mode) for mode in MODES}}
+        for turn in range(4 * repeats + 1):
+            for side, step in steps.items():
+                self.times.time(f"{side} step", step) if turn else step()
+        network = copy.deepcopy(self.network).eval()
+        images = self.data.scale(self.data.test_images[: self.some])
+        for turn in range(repeats + 1):
+            times = self.times if turn else Times()  # the first is to warm up
+            for layout in (torch.contiguous_format, torch.channels_last):
+                network.to(memory_format=layout)
+                for size in EAGER_BATCHES:
+                    with torch.no_grad():
+                        name = f"eager probe {layout} {size}"
+                        times.time(name, functools.partial(in_parts, network, images, size))
+            for mode in MODES:
+                times.time(f"{mode} probe", functools.partial(self.probe, mode, self.some))
+            for dtype in (torch.float32, torch.bfloat16):
+                for m, k, n in GEMMS:
+                    left, right = torch.randn(m, k).to(dtype), torch.randn(k, n).to(dtype)
+                    times.time(f"{dtype} {m} {k} {n}", functools.partial(torch.mm, left, right))
+
+    @property
+    def some(self) -> int:
+        """Test images of the measured forward passes."""
+        return min(2000, len(self.data.test_labels))
+
+    def eager_step(self) -> Callable[[], None]:
+        """A step of the plain network in float32."""
+        network = copy.deepcopy(self.network).train()
+        return self.step(network, torch.optim.SGD(network.parameters(), lr=self.lr), F.cross_entropy)
+
+    def bare_step(self, mode: str) -> Callable[[], None]:
+        """The forward, backward and optimizer calls of igb, without Lightning and records."""
+        classifier = self.classifier(mode).train()
+        return self.step(classifier, classifier.configure_optimizers(), CrossEntropy())
+
+    def step(self, network: nn.Module, optimizer: torch.optim.Optimizer, loss: Any) -> Callable[[], None]:
+        """A training step on one batch."""
+        images = self.data.scale(self.data.train_images[: self.data.batch_size])
+        labels = self.data.train_labels[: self.data.batch_size]
+
+        def work() -> None:
+            optimizer.zero_grad()
+            loss(network(images), labels).backward()
+            optimizer.step()
+
+        return work
+
+    def measure_whole(self, repeats: int, folder: Path) -> None:
+        """Batches with the full probe after each, as a user would run them, in turn."""
+        some = copy.copy(self.data)
+        some.test_images, some.test_labels = self.data.test_images[:1000], self.data.test_labels[:1000]
+
+        def quick(workers: int, batch_size: int) -> float:
+            clock = baseline.fit(self.baseline(), baseline.loaders(some, workers, batch_size), str(folder), 2)
+            return clock.starts[-1] - clock.starts[-2]
+
+        size = min((128, 500, 1000), key=lambda size: quick(0, size))
+        workers = min((0, 1, 2), key=lambda workers: quick(workers, size))
+        self.baseline_options = (workers, size)
+        for turn in range(repeats):
+            clock = baseline.fit(self.baseline(), baseline.loaders(self.data, *self.baseline_options), str(folder), 2)
+            self.times.add("baseline whole", clock.starts[-1] - clock.starts[-2])
+            for mode in MODES:
+                clock = baseline.Clock()
+                self.run(mode, folder / f"{mode}-{turn}", clock, "trainer.max_steps=2")
+                self.times.add(f"{mode} whole", clock.starts[-1] - clock.starts[-2])
+
+    def run(self, mode: str, folder: Path, callback: pl.Callback, *overrides: str, data: Any = None) -> None:
+        """A run of igb with one more callback."""
+        config = self.config(f"compute={mode}", *overrides)
+        parts = experiment.build(config)
+        parts.compute.start(torch.device("cpu"))
+        with Records(folder, parts.probe, config) as records:
+            records.start()
+            classifier = Classifier(copy.deepcopy(self.network), parts.losses, parts.make_optimizer, parts.compute)
+            trainer = parts.make_trainer(callbacks=[parts.probe, records, callback])
+            trainer.fit(classifier, datamodule=data or self.data)
+
+    def measure_overhead(self, steps: int, folder: Path) -> None:
+        """Blocks of steps through igb and blocks of bare steps, in turn."""
+        data = repeated(self.data, self.data.batch_size * (steps + 1), len(self.data.test_labels))
+        size = max(1, steps // 10)
+        for mode in MODES:
+            block = Block(self.times, mode, size, self.bare_step(mode))
+            options = (f"trainer.max_steps={steps + 1}", "probe=log", "probe.points=11", "probe.images=10")
+            self.run(mode, folder / f"overhead-{mode}", block, *options, data=data)
+
+    def measure_start(self, repeats: int, folder: Path) -> None:
+        """From the command to the first record, and the memory of a short run, in processes of their own."""
+        self.memory = {}
+        for turn in range(repeats):
+            for mode in MODES:
+                run = folder / f"start-{mode}-{turn}"
+                options = [*self.overrides, f"compute={mode}", "trainer.max_steps=2", "probe=log", "probe.images=500"]
+                if "data=digits" in self.overrides:  # which has fewer, and the command does not repeat them
+                    options[-1] = "probe.images=null"
+                command = [sys.executable, "-m", "igb", *options, f"hydra.run.dir={run}"]
+                started = time.perf_counter()
+                process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+                while process.poll() is None and not (run / "matrices.npz").exists():
+                    time.sleep(0.02)
+                self.times.add(f"{mode} start", time.perf_counter() - started)
+                if process.wait() != 0:
+                    sys.exit(f"bench: {' '.join(command)} ended with status {process.returncode}")
+                self.memory[mode] = json.loads((run / "run.json").read_text())["peak_memory_bytes"]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The table: what was measured, for each side, with ratios to the baseline or to eager float32."""
+        times, steps = self.times, self.data.steps_per_epoch
+        eager = min((name for name in times.seconds if name.startswith("eager probe")), key=times.median)
+        flops = self.flops()
+        limit = {
+            mode: max(2 * m * k * n / times.median(f"{dtype} {m} {k} {n}") for m, k, n in GEMMS)
+            for mode, dtype in (("eager", torch.float32), ("exact", torch.float32), ("fast", torch.bfloat16))
+        }
+        probe = {"eager": eager, **{mode: f"{mode} probe" for mode in MODES}}
+        rows = [
+            self.row("batch + full probe, s", {side: f"{side} whole" for side in SIDES}),
+            self.row("training step, ms", {side: f"{side} step" for side in ("eager", *MODES)}, scale=1e3),
+            self.row("probe, images/s", probe, count=self.some),
+        ]
+        figure = {side: steps * times.median(f"{side} whole") for side in SIDES[:1]}
+        for mode in MODES:
+            per_probe = times.median(f"{mode} whole") - times.median(f"{mode} step")
+            figure[mode] = steps * times.median(f"{mode} step") + (POINTS + 1) * per_probe
+        rows.append(derived("log figure, s (baseline: every batch)", figure, figure["baseline"]))
+        overhead = {mode: 1 - sum(times.seconds[f"{mode} bare"]) / sum(times.seconds[f"{mode} igb"]) for mode in MODES}
+        rows.append(derived("framework overhead of a step, %", {mode: 100 * share for mode, share in overhead.items()}))
+        rows.append(self.row("start to first record, s", {mode: f"{mode} start" for mode in MODES}))
+        rows.append(derived("peak memory, MB", {mode: value / 1e6 for mode, value in self.memory.items()}))
+        rows.append(derived("matrix product limit, GFLOP/s", {side: value / 1e9 for side, value in limit.items()}))
+        share = {side: self.some / times.median(name) * flops / limit[side] for side, name in probe.items()}
+        rows.append(derived("share of it in the probe, %", {side: 100 * value for side, value in share.items()}))
+        size = self.data.batch_size
+        share = {side: 3 * size * flops / times.median(f"{side} step") / limit[side] for side in ("eager", *MODES)}
+        rows.append(derived("share of it in a step, %", {side: 100 * value for side, value in share.items()}))
+        return rows
+
+    def row(self, name: str, names: dict[str, str], scale: float = 1.0, count: int | None = None) -> dict[str, Any]:
+        """A measured row: medians in seconds times `scale`, or as `count` a second, with spreads and ratios."""
+        medians = {side: self.times.median(key) for side, key in names.items()}
+        values = {side: count / value if count else scale * value for side, value in medians.items()}
+        spreads = {side: self.times.spread(key) for side, key in names.items()}
+        first = next(iter(names))
+        ratios = {side: medians[first] / value for side, value in medians.items()} if first not in MODES else {}
+        return {"name": name, "values": values, "spreads": spreads, "ratios": ratios}
+
+    def flops(self) -> int:
+        """Floating-point operations of a forward pass of the plain network, for one image."""
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            copy.deepcopy(self.network).eval()(self.data.scale(self.data.test_images[:1]))
+        return counter.get_total_flops()
+
+    def workload(self) -> str:
+        """What was measured, in a few words."""
+        workers, size = self.baseline_options
+        return (
+            f"{' '.join(self.overrides)}: {self.data.steps_per_epoch:,} batches of {self.data.batch_size} images, "
+            f"{len(self.data.test_labels):,} images a probe, {self.flops() / 1e6:.0f} MFLOP an image forward; "
+            f"baseline with {workers} workers and validation batches of {size}"
+        )
+
+
+def in_parts(network: nn.Module, images: Tensor, size: int) -> None:
+    """Forward passes of `size` images each."""
+    for part in images.split(size):
+        network(part)
+
+
+def repeated(data: Any, train: int, test: int) -> Any:
+    """A data module that serves `train` and `test` images, in a shuffled order, each as often as it takes."""
+    result = copy.copy(data)
+    for split, count in (("train", train), ("test", test)):
+        images, labels = getattr(data, f"{split}_images"), getattr(data, f"{split}_labels")
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+        order = order[torch.arange(count) % len(order)]
+        setattr(result, f"{split}_images", images[order])
+        setattr(result, f"{split}_labels", labels[order])
+    result._sampler = EpochSampler(train, data.batch_size, 0)
+    return result
+
+
+def derived(name: str, values: dict[str, float], reference: float | None = None) -> dict[str, Any]:
+    """A row worked out from others."""
+    ratios = {side: reference / value for side, value in values.items()} if reference else {}
+    return {"name": name, "values": values, "spreads": {}, "ratios": ratios}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows in Markdown: value, spread, and how many times faster than the first column."""
+    lines = ["| | baseline, or eager float32 | exact | fast |", "| --- | --- | --- | --- |"]
+    for row in rows:
+        cells = []
+        for sides in (("baseline", "eager"), ("exact",), ("fast",)):
+            side = next((side for side in sides if side in row["values"]), "")
+            cell = f"{row['values'][side]:.3g}" if side else ""
+            if side in row["spreads"]:
+                cell += f" ± {100 * row['spreads'][side]:.0f} %"
+            if side in MODES and side in row["ratios"]:
+                cell += f", **{row['ratios'][side]:.3g} x**"
+            cells.append(cell)
+        lines.append(f"| {row['name']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
