@@ -103,16 +103,21 @@ class ImageData(pl.LightningDataModule):
         return images.unsqueeze(1).float().sub_(self._offset).div_(self._divisor)
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Batches of uint8 images [B, H, W] and labels [B]; Lightning tells the sampler the epoch."""
+        """Batches of uint8 images [B, H, W] and labels [B]; Lightning tells the sampler the epoch.
+
+        Images, labels and order lie on the trainer's device, so that no batch waits for a transfer.
+        """
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        self._sampler.device = device
         return DataLoader(
-            TensorDataset(self.train_images, self.train_labels),
+            TensorDataset(self.train_images.to(device), self.train_labels.to(device)),
             sampler=self._sampler,
             batch_size=None,
             generator=torch.Generator(),  # else every epoch would draw from the global one
         )
 
     def on_after_batch_transfer(self, batch: Sequence[Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
-        """Scale a batch once it is on the device, where it arrives as bytes."""
+        """Scale a batch, which is bytes, on the device."""
         images, labels = batch
         return self.scale(images), labels
 
@@ -144,6 +149,7 @@ class EpochSampler(Sampler[Tensor]):
     def __init__(self, count: int, batch_size: int, seed: int) -> None:
         self.count, self.batch_size, self.seed = count, batch_size, seed
         self.epoch = 0
+        self.device = torch.device("cpu")
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, counted from 0, whose batches come next; Lightning calls it."""
@@ -155,7 +161,7 @@ class EpochSampler(Sampler[Tensor]):
     def __iter__(self) -> Iterator[Tensor]:
         (state,) = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint32)
         order = torch.randperm(self.count, generator=torch.Generator().manual_seed(int(state)))
-        return iter(_batches.split(order, self.batch_size))
+        return iter(_batches.split(order.to(self.device), self.batch_size))
 
 
 def grayscale(image: Image.Image, size: int) -> np.ndarray:

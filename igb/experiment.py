@@ -19,6 +19,7 @@ from igb._checks import InputError, one_line
 from igb.compute import Compute
 from igb.data import ImageData
 from igb.losses import LossSchedule
+from igb.pace import Pace, ProgressBar
 from igb.probe import Probe
 from igb.records import Records
 from igb.training import Classifier, MakeOptimizer
@@ -47,7 +48,9 @@ def run(config: DictConfig, folder: Path) -> str:
         with _checks.within("data"):
             parts.data.setup()
         pl.seed_everything(config.seed, verbose=False)
-        trainer = parts.make_trainer(callbacks=[parts.probe, records], progress_bar=sys.stdout.isatty())
+        pace = Pace(parts.probe)
+        progress_bar = [ProgressBar(pace)] if sys.stdout.isatty() else []
+        trainer = parts.make_trainer(callbacks=[parts.probe, pace, records, *progress_bar])
         parts.compute.start(trainer.strategy.root_device)
         classifier = Classifier(parts.make_network(), parts.losses, parts.make_optimizer, parts.compute)
         trainer.fit(classifier, datamodule=parts.data)

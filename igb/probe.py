@@ -15,6 +15,7 @@ from igb.statistics import ClassStatistics
 from igb.training import Classifier
 
 FIRST_BATCHES = 10  # measured one by one by every schedule
+LOG_POINTS = 40  # of `probe=log`
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Probe(pl.Callback):
         with _checks.within("probe"):
             order = probe_order(data.test_labels, self.images)
         self._images, self._labels = data.test_images[order], data.test_labels[order]
-        self._steps_per_epoch = data.steps_per_epoch
+        self.steps_per_epoch = data.steps_per_epoch
         self.total_steps = trainer.max_epochs * data.steps_per_epoch  # type: ignore[operator]
         if trainer.max_steps >= 0:
             self.total_steps = min(self.total_steps, trainer.max_steps)
@@ -83,7 +84,7 @@ class Probe(pl.Callback):
         started = time.perf_counter()
         step = trainer.global_step
         # The loss that the next step would use; after the last step, the loss of that step.
-        epoch = min(step, max(self.total_steps - 1, 0)) // self._steps_per_epoch
+        epoch = min(step, max(self.total_steps - 1, 0)) // self.steps_per_epoch
         self.results = [
             ProbeResult(
                 step,

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.warnings import PossibleUserWarning
 from torch import Tensor, nn
@@ -71,7 +72,6 @@ def trainer(
     accelerator: str = "auto",
     deterministic: bool = True,
     callbacks: Sequence[pl.Callback] = (),
-    progress_bar: bool = False,
 ) -> pl.Trainer:
     """A Lightning trainer for one device that leaves evaluating and recording to the callbacks.
 
@@ -81,7 +81,6 @@ def trainer(
         accelerator: `auto` or what Lightning knows: `cpu`, `gpu`, `mps`, ...
         deterministic: whether to hold CUDA to operations that give the same bits each time, or stop at one that cannot.
         callbacks: called in this order.
-        progress_bar: whether to show one.
     """
     _checks.integer("max_epochs", max_epochs, at_least=0)
     if max_steps is not None:
@@ -98,7 +97,7 @@ def trainer(
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
-            enable_progress_bar=progress_bar,
+            enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
             limit_val_batches=0,
             use_distributed_sampler=False,
         )
