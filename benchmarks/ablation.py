@@ -1,0 +1,154 @@
+"""What each rewrite of igb.compute contributes: steps and forward passes with one more of them at a time.
+
+`python -m benchmarks.ablation`, alone on the machine; the ladder is measured in turn, the table shows medians.
+"""
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.bench import Times, in_parts
+from igb import initialization, networks
+from igb.compute import Compute, convolution, folding, mode
+
+ALL = ("pointwise", "map", "patches")
+TURNS = 9
+
+
+@contextlib.contextmanager
+def only(*forms: str) -> Iterator[None]:
+    """Inside, convolutions take no matrix form but these."""
+    chosen = convolution.form
+
+    def form(window: convolution.Window, dtype: torch.dtype, device: torch.device) -> str:
+        return name if (name := chosen(window, dtype, device)) in forms else "direct"
+
+    with mock.patch.object(convolution, "form", form):
+        yield
+
+
+def step(network: nn.Module, compute: Compute | None, images: Tensor, labels: Tensor) -> Callable[[], None]:
+    """A training step of a copy of the network."""
+    network = copy.deepcopy(network).train()
+    if compute:
+        network.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
+
+    def work() -> None:
+        optimizer.zero_grad()
+        with compute.applied(images.device) if compute else contextlib.nullcontext():
+            logits = network(images)
+        F.cross_entropy(logits, labels).backward()
+        optimizer.step()
+
+    return work
+
+
+def ladder(title: str, rungs: list[tuple[str, contextlib.AbstractContextManager[None], Callable[[], None]]]) -> None:
+    """Time the rungs in turn and print each beside the one before it."""
+    times = Times()
+    for turn in range(TURNS + 1):
+        for name, context, work in rungs:
+            with context:
+                times.time(name, work) if turn else work()
+    print(f"\n| {title} | ms | times the first |\n| --- | --- | --- |")
+    for name, *_ in rungs:
+        print(f"| {name} | {1e3 * times.median(name):.0f} | {times.median(rungs[0][0]) / times.median(name):.2f} |")
+
+
+class Reusable(contextlib.AbstractContextManager[None]):
+    """A context that can be entered again."""
+
+    def __init__(self, make: Callable[[], contextlib.AbstractContextManager[object]]) -> None:
+        self.make = make
+
+    def __enter__(self) -> None:
+        self.context = self.make()
+        self.context.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self.context.__exit__(None, None, None)
+
+
+def forms(*names: str) -> Reusable:
+    """`only`, to be entered again and again."""
+    return Reusable(lambda: only(*names))
+
+
+def main() -> None:
+    """Print both ladders."""
+    network = initialization.build(lambda: networks.resnet50(10), initialization.he, 0)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(500, 1, 32, 32, generator=generator)
+    batch, labels = images[:32], torch.randint(0, 10, (32,), generator=generator)
+    exact, fast = Compute(), Compute("bfloat16")
+    exact.start(images.device)
+    torch_norm = Reusable(lambda: mock.patch.object(mode, "_batch_norm", F.batch_norm))
+    plain = Reusable(contextlib.nullcontext)
+
+    ladder(
+        "training step, batch 32",
+        [
+            ("eager float32", plain, step(network, None, batch, labels)),
+            ("+ channels-last", plain, step(network.to(memory_format=torch.channels_last), None, batch, labels)),
+            ("+ pointwise as products", both(forms("pointwise"), torch_norm), step(network, exact, batch, labels)),
+            ("+ map", both(forms("pointwise", "map"), torch_norm), step(network, exact, batch, labels)),
+            ("+ patches", torch_norm, step(network, exact, batch, labels)),
+            ("+ accurate batch norm: exact", plain, step(network, exact, batch, labels)),
+            ("bfloat16, no products", forms(), step(network, fast, batch, labels)),
+            ("bfloat16, products: fast", plain, step(network, fast, batch, labels)),
+        ],
+    )
+    network.to(memory_format=torch.contiguous_format).eval()
+    layout = copy.deepcopy(network).to(memory_format=torch.channels_last)
+
+    def probe(make: Callable[[], nn.Module | None]) -> Callable[[], None]:
+        def work() -> None:
+            twin = make()
+            assert twin is not None
+            with torch.no_grad():
+                in_parts(twin, images.repeat(4, 1, 1, 1), 500)
+
+        return work
+
+    def unfused(rows: Tensor, matrix: Tensor, bias: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:
+        return folding._finish(F.linear(rows, matrix, bias), shortcut, relu)
+
+    unfinished = Reusable(lambda: mock.patch.object(folding, "_product", unfused))
+    uncorrected = Reusable(lambda: mock.patch.object(folding, "CALIBRATION", 1))
+    ladder(
+        "2,000 images, chunks of 500",
+        [
+            ("eager float32", plain, probe(lambda: network)),
+            ("+ channels-last", plain, probe(lambda: layout)),
+            ("+ folding", forms(), probe(lambda: exact.fold(layout))),
+            ("+ pointwise as products", forms("pointwise"), probe(lambda: exact.fold(layout))),
+            ("+ map", forms("pointwise", "map"), probe(lambda: exact.fold(layout))),
+            ("+ patches: exact", plain, probe(lambda: exact.fold(layout))),
+            ("bfloat16, folded, no products", forms(), probe(lambda: fast.fold(layout))),
+            ("bfloat16, products", unfinished, probe(lambda: fast.fold(layout))),
+            ("+ ReLU and shortcut inside: fast", plain, probe(lambda: fast.fold(layout))),
+            ("the same, bias corrected on 1 image, not 64", uncorrected, probe(lambda: fast.fold(layout))),
+        ],
+    )
+
+
+def both(*contexts: Reusable) -> Reusable:
+    """Several contexts as one."""
+
+    def make() -> contextlib.ExitStack:
+        stack = contextlib.ExitStack()
+        for context in contexts:
+            stack.enter_context(context)
+        return stack
+
+    return Reusable(make)
+
+
+if __name__ == "__main__":
+    main()

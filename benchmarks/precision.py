@@ -1,0 +1,83 @@
+"""How far `compute=fast`, and plain bfloat16 autocast, are from `exact` in what a probe measures.
+
+`python -m benchmarks.precision data=image_folder data.root=FOLDER`; the digits unless data are given.
+"""
+
+import itertools
+import sys
+
+import torch
+from hydra import compose, initialize_config_dir
+from torch import Tensor, nn
+
+from igb import experiment, initialization, networks
+from igb._paths import config_folder
+from igb.compute import fold
+from igb.data import ImageData
+from igb.probe import probe_order
+from igb.statistics import measure
+from igb.training import Classifier
+
+SEEDS = range(8)
+INITIALISERS = ("replaced_conv1", "he")
+STEPS = 100  # of training, after which to measure again
+
+
+class Autocast(nn.Module):
+    """A network under torch's bfloat16 autocast."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [N, C]."""
+        with torch.autocast(images.device.type, torch.bfloat16):
+            logits: Tensor = self.network(images)
+        return logits
+
+
+def differences(network: nn.Module, data: ImageData, order: Tensor) -> str:
+    """The largest p̄_k, and the largest differences in p̄_k and Acc_k of fast and of autocast."""
+    network.eval()
+    exact, fast = fold(network, torch.float32), fold(network, torch.bfloat16)
+    assert exact is not None
+    assert fast is not None
+    stats = [
+        measure(twin, data.test_images[order], data.test_labels[order], transform=data.scale)
+        for twin in (exact, fast, Autocast(network))
+    ]
+    reference = stats[0]
+    cells = [f"{float(reference.probability.max()):.3f}"]
+    for other in stats[1:]:
+        for name in ("probability", "accuracy"):
+            cells.append(f"{float((getattr(other, name) - getattr(reference, name)).abs().max()):.4f}")
+    return " | ".join(cells)
+
+
+def main(overrides: list[str]) -> None:
+    """Print the table."""
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        config = compose("config", [*(overrides or ["data=digits"]), "compute=fast"])
+    parts = experiment.build(config)
+    parts.compute.start(torch.device("cpu"))
+    parts.data.setup()
+    order = probe_order(parts.data.test_labels, parts.probe.images)
+    print("| init | seed | steps | largest p̄ | fast: p̄ | Acc | autocast: p̄ | Acc |\n" + "| --- " * 8 + "|")
+    for name in INITIALISERS:
+        for seed in SEEDS:
+            network = initialization.build(lambda: networks.resnet50(10), getattr(initialization, name), seed)
+            classifier = Classifier(network, parts.losses, parts.make_optimizer, parts.compute)
+            optimizer = classifier.configure_optimizers()
+            print(f"| {name} | {seed} | 0 | {differences(network, parts.data, order)} |", flush=True)
+            batches = itertools.cycle(parts.data.train_dataloader())
+            classifier.train()
+            for images, labels in itertools.islice(batches, STEPS):
+                optimizer.zero_grad()
+                parts.losses.at(0)(classifier(parts.data.scale(images)), labels).backward()
+                optimizer.step()
+            print(f"| {name} | {seed} | {STEPS} | {differences(network, parts.data, order)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
