@@ -104,8 +104,8 @@ class Clock(pl.Callback):
 
 def loaders(data: Any, workers: int, batch_size: int) -> tuple[DataLoader[Any], DataLoader[Any]]:
     """Loaders of the images of an igb data module, for training and for validation in batches of `batch_size`."""
-    pixels = data.train_images.numpy() / 255
-    transform = T.Compose([T.ToTensor(), T.Normalize((pixels.mean(),), (pixels.std(),))])
+    black, white = data.scale(torch.tensor([0, 255], dtype=torch.uint8)[:, None, None]).flatten().tolist()
+    transform = T.Compose([T.ToTensor(), T.Normalize((black / (black - white),), (1 / (white - black),))])
     options: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0}
     train, test = (
         Pictures(getattr(data, f"{split}_images").numpy(), getattr(data, f"{split}_labels").numpy(), transform)

@@ -1,6 +1,7 @@
 """Measures igb beside the script a researcher would otherwise write, in one run: `make bench`."""
 
 import argparse
+import contextlib
 import copy
 import functools
 import json
@@ -11,7 +12,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +102,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=200, help="over which the overhead of the framework is measured")
     parser.add_argument("--output", type=Path, default=Path("bench.json"))
     options = parser.parse_args(arguments)
-    for name in ("pytorch_lightning", "igb"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric|torchmetrics|torch)\..*")
     started = time.perf_counter()
-    bench = Bench(options.overrides or ["data=digits"], *options.images)
-    with tempfile.TemporaryDirectory() as folder:
+    with quiet(), tempfile.TemporaryDirectory() as folder:
+        bench = Bench(options.overrides or ["data=digits"], *options.images)
         bench.check_agreement()
         bench.measure_parts(options.repeats)
         bench.measure_whole(options.repeats, Path(folder))
@@ -356,6 +354,22 @@ class Bench:
             f"{len(self.data.test_labels):,} images a probe, {self.flops() / 1e6:.0f} MFLOP an image forward; "
             f"baseline with {workers} workers and validation batches of {size}"
         )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Inside, neither Lightning nor igb's runs say anything."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "igb")]
+    levels = [logger.level for logger in loggers]
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric|torchmetrics|torch)\..*")
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def in_parts(network: nn.Module, images: Tensor, size: int) -> None:

@@ -1,5 +1,3 @@
-import json
-
 import pytest
 import torch
 
@@ -7,21 +5,7 @@ from benchmarks import bench
 from igb.compute import mode
 
 pytestmark = pytest.mark.skipif(not mode.has_bfloat16(torch.device("cpu")), reason="this CPU has no bfloat16")
-QUICK = ["model=resnet18", "data=digits", "--images", "320", "40", "--repeats", "1", "--steps", "2"]
-
-
-def test_the_benchmark_measures_every_side(tmp_path, capsys):
-    bench.main([*QUICK, "--output", str(tmp_path / "bench.json")])
-    output = capsys.readouterr().out
-    results = json.loads((tmp_path / "bench.json").read_text())
-    rows = {row["name"]: row["values"] for row in results["rows"]}
-    assert rows["batch + full probe, s"].keys() == {"baseline", "exact", "fast"}
-    assert rows["training step, ms"].keys() == rows["probe, images/s"].keys() == {"eager", "exact", "fast"}
-    for name, values in rows.items():
-        assert f"| {name} |" in output
-        assert all(value > 0 for value in values.values()) or "overhead" in name
-    assert 100e6 < rows["peak memory, MB"]["exact"] * 1e6 < 2e9
-    assert "10 batches of 32 images, 40 images a probe" in results["workload"]
+QUICK = ["model=resnet18", "data=digits", "--images", "320", "100", "--repeats", "1", "--steps", "2"]
 
 
 @pytest.mark.parametrize("side", ["exact", "fast"])
@@ -38,6 +22,22 @@ def test_the_benchmark_fails_if_the_sides_disagree(tmp_path, monkeypatch, side):
     with pytest.raises(SystemExit, match=f"bench: {side} and the baseline differ by .* in p̄"):
         bench.main([*QUICK, "--output", str(tmp_path / "bench.json")])
     assert not (tmp_path / "bench.json").exists()
+
+
+def test_the_table_shows_values_spreads_and_ratios():
+    rows = [
+        {
+            "name": "work, s",
+            "values": {"eager": 4.0, "exact": 2.0, "fast": 1.0},
+            "spreads": {"eager": 0.1, "exact": 0.02, "fast": 0.0},
+            "ratios": {"eager": 1.0, "exact": 2.0, "fast": 4.0},
+        },
+        bench.derived("overhead, %", {"exact": 2.5, "fast": 3.5}),
+    ]
+    assert bench.table(rows).splitlines()[2:] == [
+        "| work, s | 4 ± 10 % | 2 ± 2 %, **2 x** | 1 ± 0 %, **4 x** |",
+        "| overhead, % |  | 2.5 | 3.5 |",
+    ]
 
 
 def test_times_are_medians_with_half_their_spread():

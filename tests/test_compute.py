@@ -81,14 +81,14 @@ def test_in_float64_the_rewrites_equal_the_plain_network(make, training, count, 
 def test_in_float32_the_error_is_at_most_twice_that_of_the_plain_network(make):
     """Root mean square over draws and tensors, as one error is chance; SiLU, as a ReLU that flips is no rounding."""
     errors, forward = [], []
-    for seed in range(3):
+    for seed in range(2):
         network = network_of(make, seed=seed)
         for part in network.modules():
             if hasattr(part, "relu"):
                 part.relu = nn.SiLU()
         generator = torch.Generator().manual_seed(seed)
-        images = torch.randn(33, 1, 32, 32, generator=generator, dtype=torch.float64)
-        labels = torch.randint(0, 10, (33,), generator=generator)
+        images = torch.randn(17, 1, 32, 32, generator=generator, dtype=torch.float64)
+        labels = torch.randint(0, 10, (17,), generator=generator)
         exact = logits_and_gradients(network, images, labels)
         twins = [copy.deepcopy(network).float() for _ in range(2)]
         twins[1].to(memory_format=torch.channels_last)
@@ -210,8 +210,8 @@ def test_checkpoints_load_into_torchvision(make, tmp_path):
     weights = {}
     for name in ("exact", "fast"):
         folder = tiny_run(
-            tmp_path / name, f"compute={name}", f"model._target_=igb.networks.{make.__name__}", "trainer.max_epochs=1",
-            "data.batch_size=479", "probe=log", "probe.images=10", "compute.threads=2",
+            tmp_path / name, f"compute={name}", f"model._target_=igb.networks.{make.__name__}", "trainer.max_steps=1",
+            "probe=log", "probe.images=10", "compute.threads=2",
         )  # fmt: skip
         weights[name] = igb.load_network(folder).state_dict()
     network = getattr(torchvision.models, make.__name__)(num_classes=10)
@@ -242,14 +242,15 @@ def test_fast_measures_what_exact_does():
     """At initialisation, where classes compete: as near as the precision allows, which plain autocast shows."""
     data = Digits()
     data.setup()
-    for seed in range(8):
+    data.test_images, data.test_labels = data.test_images[:200], data.test_labels[:200]
+    for seed in range(4):
         network = initialization.build(lambda: networks.resnet50(10), initialization.replaced_conv1, seed)
         exact, fast, autocast = (
             probability_and_accuracy(twin, data)
             for twin in (fold(network, torch.float32), fold(network, torch.bfloat16), Autocast(network))
         )
         for ours, theirs in zip((fast - exact).abs().amax(1), (autocast - exact).abs().amax(1), strict=True):
-            assert ours <= max(0.005, 1.5 * theirs)  # one image in 36 is 0.028
+            assert ours <= max(0.005, 1.5 * theirs)  # one image in twenty is 0.05
 
 
 @needs_bfloat16

@@ -80,7 +80,7 @@ def rows_of(images: Tensor, window: Window, form: str) -> Tensor:
         return images.reshape(len(images), -1)
     down, across = window.stride
     if form == "pointwise":
-        return images[:, ::down, ::across].reshape(-1, images.shape[3])
+        return (images if down == across == 1 else images[:, ::down, ::across]).reshape(-1, images.shape[3])
     top, left = window.padding
     images = F.pad(images, (0, 0, left, left, top, top)) if top or left else images
     batch, row, column, channel = images.stride()
