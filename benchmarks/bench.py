@@ -243,19 +243,18 @@ class Bench:
         """Batches with the full probe after each, as a user would run them, in turn."""
 
         def quick(workers: int, batch_size: int) -> float:
-            clock = baseline.fit(self.baseline(), baseline.loaders(self.part(), workers, batch_size), str(folder), 2)
-            return clock.starts[-1] - clock.starts[-2]
+            return baseline.fit(self.baseline(), baseline.loaders(self.part(), workers, batch_size), str(folder))
 
         size = min((128, 500, 1000), key=lambda size: quick(0, size))
         workers = min((0, 1, 2), key=lambda workers: quick(workers, size))
         self.baseline_options = (workers, size)
         for turn in range(repeats):
-            clock = baseline.fit(self.baseline(), baseline.loaders(self.data, *self.baseline_options), str(folder), 2)
-            self.times.add("baseline whole", clock.starts[-1] - clock.starts[-2])
+            loaders = baseline.loaders(self.data, *self.baseline_options)
+            self.times.add("baseline whole", baseline.fit(self.baseline(), loaders, str(folder)))
             for mode in MODES:
                 clock = baseline.Clock()
                 self.run(mode, folder / f"{mode}-{turn}", clock, "trainer.max_steps=1")
-                self.times.add(f"{mode} whole", clock.starts[-1] - clock.starts[-2])
+                self.times.add(f"{mode} whole", clock.seconds)
 
     def run(self, mode: str, folder: Path, callback: pl.Callback, *overrides: str, data: Any = None) -> None:
         """A run of igb with one more callback."""

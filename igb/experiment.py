@@ -67,16 +67,22 @@ def build(config: DictConfig) -> Parts:
         losses = LossSchedule(loss, config.loss.get("warmup_epochs", 0))
     with _checks.within("trainer"):
         _checks.boolean("keep_checkpoint", config.trainer.keep_checkpoint)
-    compute = _make(config, "compute")
-    options = {"without": "keep_checkpoint", "deterministic": compute.deterministic}
-    make_trainer = functools.partial(_make, config, "trainer", **options)
+    make_trainer = functools.partial(_make, config, "trainer", without="keep_checkpoint")
     make_trainer()
     classes = len(data.class_names)
     if _has_batch_norm(OmegaConf.to_yaml(config.model, resolve=True), classes) and data.batch_size == 1:
         raise InputError("data.batch_size=1 must be at least 2 for a network with batch norm")
     make_network = functools.partial(_make, config, "model", num_classes=classes)
     initialize = functools.partial(initialization.build, make_network, _make(config, "init"), config.init_seed)
-    return Parts(data, initialize, losses, _make(config, "optimizer"), _make(config, "probe"), compute, make_trainer)
+    return Parts(
+        data,
+        initialize,
+        losses,
+        _make(config, "optimizer"),
+        _make(config, "probe"),
+        _make(config, "compute"),
+        make_trainer,
+    )
 
 
 def _make(config: DictConfig, group: str, *, without: str = "", **arguments: Any) -> Any:

@@ -70,7 +70,6 @@ def trainer(
     max_epochs: int,
     max_steps: int | None = None,
     accelerator: str = "auto",
-    deterministic: bool = True,
     callbacks: Sequence[pl.Callback] = (),
 ) -> pl.Trainer:
     """A Lightning trainer for one device that leaves evaluating and recording to the callbacks.
@@ -79,7 +78,6 @@ def trainer(
         max_epochs: 0 or more; 0 only measures the initial network.
         max_steps: optimizer steps after which to stop even within an epoch; None for no such limit.
         accelerator: `auto` or what Lightning knows: `cpu`, `gpu`, `mps`, ...
-        deterministic: whether to hold CUDA to operations that give the same bits each time, or stop at one that cannot.
         callbacks: called in this order.
     """
     _checks.integer("max_epochs", max_epochs, at_least=0)
@@ -92,7 +90,6 @@ def trainer(
             max_steps=-1 if max_steps is None else max_steps,
             accelerator=accelerator,
             devices=1,
-            deterministic=deterministic and torch.cuda.is_available() and accelerator != "cpu",
             callbacks=list(callbacks),
             logger=False,
             enable_checkpointing=False,

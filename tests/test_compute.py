@@ -1,6 +1,7 @@
 import copy
 import json
 import logging
+import os
 from itertools import product
 
 import pytest
@@ -274,14 +275,24 @@ def test_without_the_hardware_fast_is_exact_and_says_so(tmp_path, monkeypatch, c
     assert folder.joinpath("metrics.csv").read_bytes() == other.joinpath("metrics.csv").read_bytes()
 
 
-def test_only_fast_allows_tensor_float(monkeypatch):
+@pytest.fixture
+def flags():
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(1)
+
+
+def test_on_cuda_only_fast_may_round_and_vary(monkeypatch, flags):
     monkeypatch.setattr(mode, "has_bfloat16", lambda device: True)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")  # a user's own stays
     for compute, allowed in ((Compute(threads=1), False), (Compute("bfloat16", threads=1), True), (Compute(), False)):
         compute.start(torch.device("cuda"))
         assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is allowed
-        assert compute.deterministic is not allowed
+        assert torch.are_deterministic_algorithms_enabled() is not allowed
     assert torch.get_num_threads() == mode.ALL_THREADS
-    torch.set_num_threads(1)
+    compute.start(CPU)
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
 
 
 @pytest.mark.parametrize(

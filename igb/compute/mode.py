@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,11 +35,6 @@ class Compute:
         self.precision = _checks.choice("precision", precision, PRECISIONS)
         self.threads = None if threads is None else _checks.integer("threads", threads, at_least=1)
 
-    @property
-    def deterministic(self) -> bool:
-        """Whether torch is held to operations that give the same bits each time, on devices that have others."""
-        return self.precision == "float32"
-
     def start(self, device: torch.device) -> None:
         """Set the process up for a run on `device`; where that lacks bfloat16, say so and go on in float32."""
         if self.precision == "bfloat16" and not has_bfloat16(device):
@@ -48,14 +44,18 @@ class Compute:
         # A trapped network's gradients fall below 1e-38, where a CPU is twenty times slower and no weight feels them.
         torch.set_flush_denormal(True)
         # TensorFloat-32 rounds the factors of a float32 product to 10 bits, which is not what `exact` promises.
-        tensor_float = self.precision == "bfloat16"
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tensor_float
+        exact = self.precision == "float32"
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not exact
+        # Operations on a CPU give the same bits each time anyway. cuBLAS reads the variable when it is first used.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(exact and device.type == "cuda")
 
     @contextlib.contextmanager
     def applied(self, device: torch.device) -> Iterator[None]:
         """Inside, torch's functions on `device` compute in this mode; gradients of what was made inside do too."""
         dtype = PRECISIONS[self.precision]
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32), _Rewrites(dtype):
+        exact = dtype == torch.float32
+        with contextlib.nullcontext() if exact else torch.autocast(device.type, dtype), _Rewrites(dtype):
             yield
 
     def fold(self, network: nn.Module) -> nn.Module | None:
