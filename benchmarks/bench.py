@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import baseline
 from igb import experiment
+from igb._checks import InputError
 from igb._paths import config_folder
 from igb.data import EpochSampler
 from igb.losses import CrossEntropy
@@ -104,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     started = time.perf_counter()
     with quiet(), tempfile.TemporaryDirectory() as folder:
-        bench = Bench(options.overrides or ["data=digits"], *options.images)
+        bench = Bench(options.overrides, *options.images)
         bench.check_agreement()
         bench.measure_parts(options.repeats)
         bench.measure_whole(options.repeats, Path(folder))
@@ -128,6 +129,8 @@ class Bench:
     """One data set, one network, three sides."""
 
     def __init__(self, overrides: Sequence[str], train: int, test: int) -> None:
+        if not any(item.startswith("data=") for item in overrides):
+            overrides = ["data=digits", *overrides]
         self.overrides = ["trainer.accelerator=cpu", "loss=ce", "init=torchvision", *overrides]
         self.times = Times()
         self.parts = {mode: experiment.build(self.config(f"compute={mode}")) for mode in MODES}
@@ -414,4 +417,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"bench: {error}")
