@@ -17,7 +17,9 @@ def fold(network: nn.Module, dtype: torch.dtype) -> nn.Module | None:
 
     None if the network is not torchvision's ResNet, of layers that the twin knows.
     """
-    if type(network) is not ResNet:
+    if (
+        type(network) is not ResNet or next(network.parameters()).device.type == "mps"
+    ):  # which lacks the float64 of the scales
         return None
     layer_names = ("conv1", "bn1", "relu", "layer1", "layer2", "layer3", "layer4")
     parts = [part for name in layer_names for part in network.get_submodule(name).modules()]
