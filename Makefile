@@ -10,7 +10,7 @@ run: $(VENV)/installed
 	$(BIN)/igb-report multirun/$(NAME)
 
 test: $(VENV)/installed
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto
 
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.bench $(BENCH)

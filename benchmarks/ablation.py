@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.bench import Times, in_parts
 from igb import initialization, networks
-from igb.compute import Compute, convolution, folding, mode
+from igb.compute import CALIBRATION, Compute, convolution, folding, mode
 
 ALL = ("pointwise", "map", "patches")
 TURNS = 5
@@ -120,20 +120,19 @@ def main() -> None:
         return folding._finish(F.linear(rows, matrix, bias), shortcut, relu)
 
     unfinished = Reusable(lambda: mock.patch.object(folding, "_product", unfused))
-    uncorrected = Reusable(lambda: mock.patch.object(folding, "CALIBRATION", 1))
     ladder(
         "2,000 images, chunks of 500",
         [
             ("eager float32", plain, probe(lambda: network)),
             ("+ channels-last", plain, probe(lambda: layout)),
-            ("+ folding", forms(), probe(lambda: exact.fold(layout))),
-            ("+ pointwise as products", forms("pointwise"), probe(lambda: exact.fold(layout))),
-            ("+ map", forms("pointwise", "map"), probe(lambda: exact.fold(layout))),
-            ("+ patches: exact", plain, probe(lambda: exact.fold(layout))),
-            ("bfloat16, folded, no products", forms(), probe(lambda: fast.fold(layout))),
-            ("bfloat16, products", unfinished, probe(lambda: fast.fold(layout))),
-            ("+ ReLU inside: fast", plain, probe(lambda: fast.fold(layout))),
-            ("the same, bias corrected on 1 image, not 64", uncorrected, probe(lambda: fast.fold(layout))),
+            ("+ folding", forms(), probe(lambda: exact.fold(layout, images[:CALIBRATION]))),
+            ("+ pointwise as products", forms("pointwise"), probe(lambda: exact.fold(layout, images[:CALIBRATION]))),
+            ("+ map", forms("pointwise", "map"), probe(lambda: exact.fold(layout, images[:CALIBRATION]))),
+            ("+ patches: exact", plain, probe(lambda: exact.fold(layout, images[:CALIBRATION]))),
+            ("bfloat16, folded, no products", forms(), probe(lambda: fast.fold(layout, images[:CALIBRATION]))),
+            ("bfloat16, products", unfinished, probe(lambda: fast.fold(layout, images[:CALIBRATION]))),
+            ("+ ReLU inside: fast", plain, probe(lambda: fast.fold(layout, images[:CALIBRATION]))),
+            ("the same, bias corrected on 1 image, not 256", plain, probe(lambda: fast.fold(layout, images[:1]))),
         ],
     )
 

@@ -126,7 +126,7 @@ def fit(module: Baseline, loaders: tuple[DataLoader[Any], DataLoader[Any]], fold
         accelerator="cpu",
         limit_train_batches=1,
         val_check_interval=1,
-        num_sanity_val_steps=0,
+        num_sanity_val_steps=1,  # which starts the workers
         default_root_dir=folder,
         enable_checkpointing=False,  # else one would be saved after each validation
         enable_progress_bar=False,

@@ -20,16 +20,19 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import baseline
 from igb import experiment
-from igb._checks import InputError
+from igb._checks import InputError, one_line
 from igb._paths import config_folder
+from igb.compute import CALIBRATION
 from igb.data import EpochSampler
 from igb.losses import CrossEntropy
+from igb.pace import Pace
 from igb.records import Records, environment
 from igb.statistics import measure
 from igb.training import Classifier
@@ -87,7 +90,15 @@ class Block(pl.Callback):
             self.started, self.probe_seconds = time.perf_counter(), probe
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def run(arguments: Sequence[str] | None) -> None:
+    """`main`, with one line for bad input."""
+    try:
+        main(arguments)
+    except (InputError, HydraException, OSError) as error:
+        sys.exit(f"bench: {one_line(error)}")
+
+
+def main(arguments: Sequence[str] | None) -> None:
     """Measure, check that both sides agree, print the table and write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("overrides", nargs="*", help="of igb's config, such as data=image_folder data.root=FOLDER")
@@ -102,10 +113,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=3, help="of what is measured in turn")
     parser.add_argument("--steps", type=int, default=200, help="over which the overhead of the framework is measured")
     parser.add_argument("--output", type=Path, default=Path("bench.json"))
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
+    if min(options.repeats, options.steps, *options.images) < 1:
+        parser.error("--images, --repeats and --steps must be at least 1")
+    options.output.open("a").close()
     started = time.perf_counter()
     with quiet(), tempfile.TemporaryDirectory() as folder:
         bench = Bench(options.overrides, *options.images)
+        if bench.precision("fast") == "float32":
+            print("this machine has no bfloat16, so that fast is exact too")
         bench.check_agreement()
         bench.measure_parts(options.repeats)
         bench.measure_whole(options.repeats, Path(folder))
@@ -114,10 +130,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = bench.rows()
     print(table(rows))
     print(f"\nmeasured in {time.perf_counter() - started:.0f} s; {bench.workload()}")
-    seconds = {name: sorted(values) for name, values in bench.times.seconds.items()}
     values = {
         "rows": rows,
-        "seconds": seconds,
+        "seconds": bench.times.seconds,
+        "precision": {mode: bench.precision(mode) for mode in MODES},
         "workload": bench.workload(),
         "environment": environment(),
         "threads": torch.get_num_threads(),
@@ -136,6 +152,7 @@ class Bench:
         self.parts = {mode: experiment.build(self.config(f"compute={mode}")) for mode in MODES}
         self.data = self.parts["exact"].data
         self.data.setup()
+        self.available = len(self.data.test_labels)
         self.data = repeated(self.data, train, test)
         self.network = self.parts["exact"].make_network()
         self.classes = len(self.data.class_names)
@@ -147,6 +164,10 @@ class Bench:
         """The config of the run that is measured."""
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
             return compose("config", [*self.overrides, *overrides])
+
+    def precision(self, mode: str) -> str:
+        """What a mode computes in on this machine."""
+        return self.parts[mode].compute.precision
 
     def classifier(self, mode: str) -> Classifier:
         """The side of igb, from the common initial weights."""
@@ -161,8 +182,8 @@ class Bench:
     def probe(self, mode: str, count: int | None = None) -> Tensor:
         """The mean probability of each class over the test images."""
         classifier = self.classifiers[mode]
-        network = classifier.compute.fold(classifier.network) or classifier
         images, labels = self.data.test_images[:count], self.data.test_labels[:count]
+        network = classifier.compute.fold(classifier.network, self.data.scale(images[:CALIBRATION])) or classifier
         return measure(network, images, labels, transform=self.data.scale).probability
 
     def check_agreement(self) -> None:
@@ -267,16 +288,17 @@ class Bench:
         with Records(folder, parts.probe, config) as records:
             records.start()
             classifier = Classifier(copy.deepcopy(self.network), parts.losses, parts.make_optimizer, parts.compute)
-            trainer = parts.make_trainer(callbacks=[parts.probe, records, callback])
+            trainer = parts.make_trainer(callbacks=[parts.probe, Pace(parts.probe), records, callback])
             trainer.fit(classifier, datamodule=data or self.data)
 
     def measure_overhead(self, steps: int, folder: Path) -> None:
         """Blocks of steps through igb and blocks of bare steps, in turn."""
         data = repeated(self.data, self.data.batch_size * (steps + 1), len(self.data.test_labels))
-        size = max(1, steps // 10)
+        self.block = max(1, steps // 10)
         for mode in MODES:
-            block = Block(self.times, mode, size, self.bare_step(mode))
-            options = (f"trainer.max_steps={steps + 1}", "probe=log", "probe.points=11", "probe.images=10")
+            block = Block(self.times, mode, self.block, self.bare_step(mode))
+            few = f"probe.images={self.classes}"
+            options = (f"trainer.max_steps={steps + 1}", "probe=log", "probe.points=11", few)
             self.run(mode, folder / f"overhead-{mode}", block, *options, data=data)
 
     def measure_start(self, repeats: int, folder: Path) -> None:
@@ -285,9 +307,8 @@ class Bench:
         for turn in range(repeats):
             for mode in MODES:
                 run = folder / f"start-{mode}-{turn}"
-                options = [*self.overrides, f"compute={mode}", "trainer.max_steps=2", "probe=log", "probe.images=500"]
-                if "data=digits" in self.overrides:  # which has fewer, and the command does not repeat them
-                    options[-1] = "probe.images=null"
+                some = f"probe.images={max(self.classes, min(500, self.available))}"
+                options = [*self.overrides, f"compute={mode}", "trainer.max_steps=2", "probe=log", some]
                 command = [sys.executable, "-m", "igb", *options, f"hydra.run.dir={run}"]
                 started = time.perf_counter()
                 process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -303,8 +324,8 @@ class Bench:
         times, steps = self.times, self.data.steps_per_epoch
         flops = self.flops()
         limit = {
-            mode: max(2 * m * k * n / times.median(f"{dtype} {m} {k} {n}") for m, k, n in GEMMS)
-            for mode, dtype in (("eager", torch.float32), ("exact", torch.float32), ("fast", torch.bfloat16))
+            mode: max(2 * m * k * n / times.median(f"torch.{dtype} {m} {k} {n}") for m, k, n in GEMMS)
+            for mode, dtype in (("eager", "float32"), *((mode, self.precision(mode)) for mode in MODES))
         }
         probe = {side: f"{side} probe" for side in ("eager", *MODES)}
         counts = {"eager": self.some, **dict.fromkeys(MODES, len(self.data.test_labels))}
@@ -315,11 +336,12 @@ class Bench:
         ]
         figure = {side: steps * times.median(f"{side} whole") for side in SIDES[:1]}
         for mode in MODES:
-            per_probe = times.median(f"{mode} whole") - times.median(f"{mode} step")
-            figure[mode] = steps * times.median(f"{mode} step") + (POINTS + 1) * per_probe
+            step = times.median(f"{mode} igb") / self.block
+            figure[mode] = steps * step + (POINTS + 1) * (times.median(f"{mode} whole") - step)
         rows.append(derived("log figure, s (baseline: every batch)", figure, figure["baseline"]))
-        overhead = {mode: 1 - sum(times.seconds[f"{mode} bare"]) / sum(times.seconds[f"{mode} igb"]) for mode in MODES}
-        rows.append(derived("framework overhead of a step, %", {mode: 100 * share for mode, share in overhead.items()}))
+        pairs = {mode: zip(times.seconds[f"{mode} bare"], times.seconds[f"{mode} igb"], strict=True) for mode in MODES}
+        overhead = {mode: statistics.median(100 * (1 - bare / igb) for bare, igb in pairs[mode]) for mode in MODES}
+        rows.append(derived("framework overhead of a step, %", overhead))
         rows.append(self.row("start to first record, s", {mode: f"{mode} start" for mode in MODES}))
         rows.append(derived("peak memory, MB", {mode: value / 1e6 for mode, value in self.memory.items()}))
         rows.append(derived("matrix product limit, GFLOP/s", {side: value / 1e9 for side, value in limit.items()}))
@@ -374,6 +396,7 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
+@torch.inference_mode()
 def in_parts(network: nn.Module, images: Tensor, size: int) -> None:
     """Forward passes of `size` images each."""
     for part in images.split(size):
@@ -417,7 +440,4 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"bench: {error}")
+    run(None)

@@ -1,4 +1,4 @@
-"""How far `compute=fast`, and plain bfloat16 autocast, are from `exact` in what a probe measures.
+"""How far `compute=fast`, and plain bfloat16 autocast, are from `exact` in what a probe of a ResNet-50 measures.
 
 `python -m benchmarks.precision data=image_folder data.root=FOLDER`; the digits unless data are given.
 """
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from igb import experiment, initialization, networks
 from igb._paths import config_folder
-from igb.compute import fold
+from igb.compute import CALIBRATION, fold
 from igb.data import ImageData
 from igb.probe import probe_order
 from igb.statistics import measure
@@ -40,7 +40,8 @@ class Autocast(nn.Module):
 def differences(network: nn.Module, data: ImageData, order: Tensor) -> str:
     """The largest p̄_k, and the largest differences in p̄_k and Acc_k of fast and of autocast."""
     network.eval()
-    exact, fast = fold(network, torch.float32), fold(network, torch.bfloat16)
+    images = data.scale(data.test_images[order[:CALIBRATION]])
+    exact, fast = fold(network, torch.float32, images), fold(network, torch.bfloat16, images)
     assert exact is not None
     assert fast is not None
     stats = [

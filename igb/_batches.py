@@ -3,13 +3,13 @@
 import torch
 
 
-def split(indices: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
-    """Cut `indices` [N] into runs of `size`; a last run of one joins the run before it.
+def split(items: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
+    """Cut images, labels or indices [N, ...] into runs of `size`; a last run of one joins the run before it.
 
     Batch norm cannot normalise one value per channel, so no batch or chunk of one image is left over
-    (unless N or `size` is 1); every index is kept.
+    (unless N or `size` is 1); every item is kept.
     """
-    parts = indices.split(size)
+    parts = items.split(size)
     if size > 1 and len(parts) > 1 and len(parts[-1]) == 1:
         return (*parts[:-2], torch.cat(parts[-2:]))
     return parts

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from igb import _checks, statistics
 from igb._checks import InputError
+from igb.compute import CALIBRATION
 from igb.data import ImageData
 from igb.statistics import ClassStatistics
 from igb.training import Classifier
@@ -81,8 +82,14 @@ class Probe(pl.Callback):
 
     def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
+        if pl_module.device.type == "cuda":  # which may still be at the step before
+            torch.cuda.synchronize(pl_module.device)
         started = time.perf_counter()
         step = trainer.global_step
+        scale = trainer.datamodule.scale  # type: ignore[attr-defined]
+        folded = None
+        if "running" in self.modes:
+            folded = pl_module.compute.fold(pl_module.network, scale(self._images[:CALIBRATION]))
         # The loss that the next step would use; after the last step, the loss of that step.
         epoch = min(step, max(self.total_steps - 1, 0)) // self.steps_per_epoch
         self.results = [
@@ -90,13 +97,13 @@ class Probe(pl.Callback):
                 step,
                 mode,
                 statistics.measure(
-                    (pl_module.compute.fold(pl_module.network) if mode == "running" else None) or pl_module,
+                    folded if folded and mode == "running" else pl_module,
                     self._images,
                     self._labels,
                     loss=pl_module.losses.at(epoch),
                     batch_norm=mode,
                     chunk=self.chunk,
-                    transform=trainer.datamodule.scale,  # type: ignore[attr-defined]
+                    transform=scale,
                 ),
             )
             for mode in self.modes

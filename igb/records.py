@@ -319,7 +319,7 @@ def environment() -> dict[str, Any]:
 
 def peak_memory() -> int:
     """The largest resident memory of this process so far, in bytes; in a sweep the jobs before are counted in."""
-    with contextlib.suppress(OSError):  # Linux; the other source counts in the process that started this one
+    with contextlib.suppress(OSError, KeyError):  # Linux; the other source counts in the process that started this one
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         return int(status["VmHWM"].split()[0]) * 1024
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -143,10 +143,10 @@ def measure(
     device = next((tensor.device for tensor in [*network.parameters(), *network.buffers()]), images.device)
     sums: ClassSums | None = None
     with _undisturbed(network, device, batch_norm), torch.no_grad():
-        for index in _batches.split(torch.arange(len(labels)), chunk):
-            batch = images[index.to(images.device)].to(device)
+        for batch, batch_labels in zip(_batches.split(images, chunk), _batches.split(labels, chunk), strict=True):
+            batch = batch.to(device)
             logits = network(transform(batch) if transform else batch)
-            if logits.ndim != 2 or len(logits) != len(index) or logits.shape[1] < 2:
+            if logits.ndim != 2 or len(logits) != len(batch) or logits.shape[1] < 2:
                 raise InputError(
                     f"the network must give logits [N, C] of two or more classes; it gave shape {tuple(logits.shape)}"
                 )
@@ -159,7 +159,7 @@ def measure(
                         f"labels must lie from 0 to {logits.shape[1] - 1}, one less than the network's classes; "
                         f"they lie from {int(labels.min())} to {int(labels.max())}"
                     )
-            sums.update(logits, labels[index.to(labels.device)].to(logits.device).long(), loss)
+            sums.update(logits, batch_labels.to(logits.device).long(), loss)
     assert sums is not None
     count, *totals = (total.cpu() for total in sums.compute().values())
     return ClassStatistics(count, *(total / (count if total.ndim == 1 else count[:, None]) for total in totals))

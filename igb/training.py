@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from igb import _checks
 from igb._checks import InputError, one_line
-from igb.compute import Compute
+from igb.compute import Compute, channels_last
 from igb.losses import LossSchedule
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -34,7 +34,7 @@ class Classifier(pl.LightningModule):
         self, network: nn.Module, losses: LossSchedule, make_optimizer: MakeOptimizer, compute: Compute
     ) -> None:
         super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)
+        self.network = channels_last(network)
         self.losses = losses
         self.compute = compute
         self._make_optimizer = make_optimizer

@@ -1,10 +1,11 @@
+import re
+
 import pytest
 import torch
 
 from benchmarks import bench
 from igb.compute import mode
 
-pytestmark = pytest.mark.skipif(not mode.has_bfloat16(torch.device("cpu")), reason="this CPU has no bfloat16")
 QUICK = ["model=resnet18", "data=digits", "--images", "320", "100", "--repeats", "1", "--steps", "2"]
 
 
@@ -12,8 +13,8 @@ QUICK = ["model=resnet18", "data=digits", "--images", "320", "100", "--repeats",
 def test_the_benchmark_fails_if_the_sides_disagree(tmp_path, monkeypatch, side):
     original = mode.fold
 
-    def wrong(network, dtype):
-        twin = original(network, dtype)
+    def wrong(network, dtype, images):
+        twin = original(network, dtype, images)
         if dtype == mode.PRECISIONS["float32" if side == "exact" else "bfloat16"]:
             twin.fc = torch.nn.Linear(512, 10)
         return twin
@@ -21,7 +22,31 @@ def test_the_benchmark_fails_if_the_sides_disagree(tmp_path, monkeypatch, side):
     monkeypatch.setattr(mode, "fold", wrong)
     with pytest.raises(SystemExit, match=f"bench: {side} and the baseline differ by .* in p̄"):
         bench.main([*QUICK, "--output", str(tmp_path / "bench.json")])
-    assert not (tmp_path / "bench.json").exists()
+    assert (tmp_path / "bench.json").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--repeats", "0"], "must be at least 1"),
+        (["--output", "no/such/bench.json"], "bench: .*No such file or directory: 'no/such/bench.json'"),
+        (["data.batch_sise=3"], "bench: Could not override 'data.batch_sise'"),
+        (["data.batch_size=0"], "bench: data.batch_size=0 must be a whole number of at least 1"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_one_line_at_once(tmp_path, capsys, arguments, message):
+    with pytest.raises(SystemExit) as end:
+        bench.run([*QUICK, "--output", str(tmp_path / "bench.json"), *arguments])
+    assert end.value.code != 0
+    assert re.search(message, f"{end.value.code} {capsys.readouterr().err}")
+
+
+def test_eager_passes_are_timed_without_gradients():
+    layer = torch.nn.Linear(2, 2)
+    seen = []
+    layer.register_forward_hook(lambda *_: seen.append(torch.is_grad_enabled()))
+    bench.in_parts(layer, torch.zeros(3, 2), 2)
+    assert seen == [False, False]
 
 
 def test_the_table_shows_values_spreads_and_ratios():

@@ -34,7 +34,7 @@ CLOSED_FORMS = [
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
-@pytest.mark.parametrize(("loss", "formula", "slope"), CLOSED_FORMS, ids=lambda item: str(item)[:32])
+@pytest.mark.parametrize(("loss", "formula", "slope"), CLOSED_FORMS, ids=[str(loss) for loss, *_ in CLOSED_FORMS])
 def test_values_and_gradients_are_those_of_the_equations(loss, formula, slope, dtype, tolerance):
     logits, target = samples(dtype=dtype)
     values, gradient = value_and_gradient(loss, logits, target)
@@ -120,7 +120,7 @@ def test_blurry_gradient_points_the_wrong_way_below_its_threshold():
     assert gradient[0] < 0
 
 
-@pytest.mark.parametrize(("loss", "formula", "slope"), CLOSED_FORMS, ids=lambda item: str(item)[:32])
+@pytest.mark.parametrize(("loss", "formula", "slope"), CLOSED_FORMS, ids=[str(loss) for loss, *_ in CLOSED_FORMS])
 def test_loss_curve_is_the_closed_form(loss, formula, slope):
     probabilities = torch.logspace(-6, -0.01, 57, dtype=torch.float64)
     values, gradients = loss_curve(loss, probabilities)

@@ -8,22 +8,26 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from igb.compute import convolution
 
-CALIBRATION = 64  # images whose mean input corrects the bias
+CALIBRATION = 256  # images whose mean input is near enough to that of all
 PARTS = (nn.Sequential, BasicBlock, Bottleneck, nn.ReLU, nn.Conv2d, nn.BatchNorm2d)
 
 
-def fold(network: nn.Module, dtype: torch.dtype) -> nn.Module | None:
+@torch.no_grad()
+def fold(network: nn.Module, dtype: torch.dtype, images: Tensor) -> nn.Module | None:
     """A network's twin in evaluation mode, from its present weights, computing in `dtype` and its head in float32.
 
+    It is made for the size of `images` [N, I, H, W]; some 256 do to correct what rounding the weights shifts.
     None if the network is not torchvision's ResNet, of layers that the twin knows.
     """
-    if (
-        type(network) is not ResNet or next(network.parameters()).device.type == "mps"
-    ):  # which lacks the float64 of the scales
+    if type(network) is not ResNet or images.device.type == "mps":  # which lacks the float64 of the scales
         return None
     layer_names = ("conv1", "bn1", "relu", "layer1", "layer2", "layer3", "layer4")
     parts = [part for name in layer_names for part in network.get_submodule(name).modules()]
-    return FoldedResNet(network, dtype) if all(map(_is_known, parts)) else None
+    if not all(map(_is_known, parts)):
+        return None
+    twin = FoldedResNet(network, dtype)
+    twin(images[:1] if dtype == images.dtype else images)
+    return twin
 
 
 def _is_known(part: nn.Module) -> bool:
@@ -89,11 +93,11 @@ class FoldedConvolution(nn.Module):
     """A convolution and the batch norm after it, in evaluation mode, on maps [N, H, W, C] in the precision `dtype`.
 
     BN(w * x) = (s w) * x + (b - s m) with s = g / sqrt(v + e), from batch norm's weight g, bias b, running mean m,
-    running variance v and epsilon e. The first maps fix the form of the product, by their size.
+    running variance v and epsilon e. The first maps fix the form of the product, by their size, and the bias:
 
-    Rounding s w to bfloat16 would shift all images alike, by the rounding error times what their inputs have in common:
-    in a biased network nearly everything, and just what p̄ shows. So the bias takes up the shift of the mean input over
-    the first maps ("bias correction", M. Nagel et al., arXiv 1906.04721, section 4.2).
+    rounding s w to bfloat16 would shift all images alike, by the rounding error times what their inputs have in common,
+    in a biased network nearly everything, and just what p̄ shows. So the bias takes up the shift of their mean ("bias
+    correction", M. Nagel et al., arXiv 1906.04721, section 4.2).
     """
 
     def __init__(self, layer: nn.Conv2d, norm: nn.BatchNorm2d, dtype: torch.dtype) -> None:
@@ -127,8 +131,8 @@ class FoldedConvolution(nn.Module):
         self.matrix = exact.to(self.dtype)
         bias = bias.to(weight.dtype).repeat(len(exact) // len(bias))
         if self.dtype != weight.dtype:
-            rows = convolution.rows_of(maps[:CALIBRATION], self.window, self.form)
-            bias += exact.sub_(self.matrix) @ rows.to(weight.dtype).mean(0)
+            mean = convolution.rows_of(maps.mean(0, True, dtype=weight.dtype), self.window, self.form).mean(0)
+            bias += exact.sub_(self.matrix) @ mean
         self.bias = bias.to(self.dtype)
         if self.form == "direct":
             self.matrix = self.matrix.view(len(bias), *kernel, -1).permute(0, 3, 1, 2)

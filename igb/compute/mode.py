@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torchvision.models import ResNet
 
 from igb import _checks
 from igb.compute import convolution
@@ -26,8 +27,8 @@ class Compute:
     """How the arithmetic of a run is done; the mathematics and the weights are the same in every mode.
 
     Args:
-        precision: `float32` (the config `exact`), or `bfloat16` (`fast`) for everything between input and head, with
-            float32 weights, statistics, head and loss.
+        precision: `float32` (the config `exact`), or `bfloat16` (`fast`) for convolutions and the maps between them,
+            with float32 weights, batch statistics, fully connected layers of features [N, K], and loss.
         threads: of a CPU that torch uses; None for its own choice.
     """
 
@@ -43,9 +44,10 @@ class Compute:
         torch.set_num_threads(self.threads or ALL_THREADS)
         # A trapped network's gradients fall below 1e-38, where a CPU is twenty times slower and no weight feels them.
         torch.set_flush_denormal(True)
-        # TensorFloat-32 rounds the factors of a float32 product to 10 bits, which is not what `exact` promises.
+        # TensorFloat-32 would round the factors of float32 products to 10 bits: all of `exact`, and the head of `fast`.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         exact = self.precision == "float32"
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not exact
+        torch.backends.cudnn.benchmark = not exact
         # Operations on a CPU give the same bits each time anyway. cuBLAS reads the variable when it is first used.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(exact and device.type == "cuda")
@@ -58,9 +60,14 @@ class Compute:
         with contextlib.nullcontext() if exact else torch.autocast(device.type, dtype), _Rewrites(dtype):
             yield
 
-    def fold(self, network: nn.Module) -> nn.Module | None:
+    def fold(self, network: nn.Module, images: Tensor) -> nn.Module | None:
         """The network's twin in evaluation mode with batch norm folded, or None if it has none; see `compute.fold`."""
-        return fold(network, PRECISIONS[self.precision])
+        return fold(network, PRECISIONS[self.precision], images)
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """Torchvision's ResNet in the layout that the products want; any other network as it is, for its code may mind."""
+    return network.to(memory_format=torch.channels_last) if type(network) is ResNet else network
 
 
 class _Rewrites(TorchFunctionMode):
@@ -93,14 +100,16 @@ class _Rewrites(TorchFunctionMode):
     ) -> Tensor:
         """`torch.nn.functional.conv2d`."""
         plain = groups == 1 and _pair(dilation) == (1, 1) and not isinstance(padding, str) and images.ndim == 4
-        if plain:
+        # In another layout the products would need copies, and the network's code may count on its own.
+        if plain and images.is_contiguous(memory_format=torch.channels_last):
             if self.dtype != torch.float32:
                 images = images.to(self.dtype)
             window = convolution.window(tuple(images.shape[2:]), tuple(weight.shape[2:]), _pair(stride), _pair(padding))
             form = convolution.form(window, images.dtype, images.device)
             if form != "direct":
                 maps = convolution.MatrixConvolution.apply(images, weight, window, form)
-                return maps if bias is None else maps + bias.to(maps.dtype)[:, None, None]
+                maps = maps if bias is None else maps + bias.to(maps.dtype)[:, None, None]
+                return maps.contiguous() if images.is_contiguous() else maps  # one pixel or channel is in both layouts
         return F.conv2d(images, weight, bias, stride, padding, dilation, groups)
 
 
@@ -129,7 +138,8 @@ def _linear(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
 
 
 def _pair(value: Any) -> convolution.Pair:
-    return (value, value) if isinstance(value, int) else tuple(value)
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * 2 if len(values) == 1 else values
 
 
 def has_bfloat16(device: torch.device) -> bool:
