@@ -113,9 +113,10 @@ class Clock(pl.Callback):
         """End, where measuring is done by another callback, before this one."""
         self.seconds = time.perf_counter() - self.started
 
-    def on_validation_end(self, *_: Any) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """End."""
-        self.seconds = time.perf_counter() - self.started
+        if not trainer.sanity_checking:
+            self.seconds = time.perf_counter() - self.started
 
 
 def fit(module: Baseline, loaders: tuple[DataLoader[Any], DataLoader[Any]], folder: str) -> float:

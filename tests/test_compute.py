@@ -312,11 +312,11 @@ def test_fast_does_not_depend_on_the_chunk(tmp_path):
 
 @needs_bfloat16
 def test_fast_runs_are_recorded_and_repeat_to_the_bit(tmp_path):
-    options = ["compute=fast", "model=resnet18", "trainer.max_steps=4", "probe.batch_norm=both"]
+    options = ["compute=fast", "model=resnet18", "trainer.max_steps=4", "probe.batch_norm=both", "compute.threads=2"]
     folders = [tiny_run(tmp_path / name, *options) for name in ("one", "two")]
     assert folders[0].joinpath("metrics.csv").read_bytes() == folders[1].joinpath("metrics.csv").read_bytes()
     entries = json.loads((folders[0] / "run.json").read_text())
-    assert (entries["precision"], entries["threads"], entries["deterministic"]) == ("bfloat16", 1, True)
+    assert (entries["precision"], entries["threads"], entries["deterministic"]) == ("bfloat16", 2, True)
 
 
 def test_without_the_hardware_fast_is_exact_and_says_so(tmp_path, monkeypatch, caplog):
