@@ -4,13 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 NAME := $(shell date +quickstart-%Y%m%d-%H%M%S)
 
-.PHONY: run test bench lint tensorboard
+.PHONY: run test test-faults test-slurm bench lint tensorboard
 run: $(VENV)/installed
 	$(BIN)/igb --multirun experiment=quickstart loss=ce,bl,pz name=$(NAME)
 	$(BIN)/igb-report multirun/$(NAME)
 
 test: $(VENV)/installed
 	$(BIN)/pytest --numprocesses auto
+
+test-faults: $(VENV)/installed
+	$(BIN)/pytest -m faults --capture=no
+
+test-slurm: $(VENV)/installed
+	$(BIN)/pytest -m slurm
 
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.bench $(BENCH)

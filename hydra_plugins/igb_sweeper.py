@@ -1,4 +1,4 @@
-"""The sweeper of igb: Hydra's, which checks every job before the first starts and outlives the failure of one.
+"""The sweeper of igb: Hydra's, which checks all jobs before the first starts, leaves out finished ones, and sums up.
 
 It lives here because Hydra only accepts sweepers from the `hydra_plugins` namespace, which it imports at every start:
 nothing heavy may be imported at the top.
@@ -6,6 +6,8 @@ nothing heavy may be imported at the top.
 
 import hashlib
 import re
+import shlex
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -16,10 +18,10 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import OmegaConf, open_dict, read_write
+from hydra.core.utils import JobReturn
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from igb._checks import InputError
+from igb._checks import InputError, one_line
 from igb._paths import is_given, make_folder
 
 LONGEST_NAME = 150  # bytes; file systems allow 255, and others add to it
@@ -27,53 +29,105 @@ LONGEST_NAME = 150  # bytes; file systems allow 255, and others add to it
 
 @dataclass
 class IgbSweeperConf(BasicSweeperConf):
-    """Hydra's options for a sweep, under this sweeper."""
+    """Hydra's options for a sweep, under this sweeper; `repeat_diverged` starts runs anew that ended as diverged."""
 
     _target_: str = "hydra_plugins.igb_sweeper.IgbSweeper"
+    repeat_diverged: bool = False
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="igb", node=IgbSweeperConf, provider="igb")
 
 
 class IgbSweeper(BasicSweeper):
-    """Runs every combination of the swept values; ends non-zero if a job failed, after all the others."""
+    """Runs each combination of the swept values that is not finished; ends non-zero if one failed, after the others."""
+
+    def __init__(self, max_batch_size: int | None, params: Any = None, repeat_diverged: bool = False) -> None:
+        super().__init__(max_batch_size=max_batch_size, params=params)
+        self.repeat_diverged = repeat_diverged
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Check all jobs, make the sweep's folder, launch, and name the jobs that failed."""
-        from igb import cli
+        """Check all jobs, make the sweep's folder, launch what is not finished, and say how each run ended."""
+        from igb import cli, folders
 
         assert self.config is not None
         assert self.launcher is not None
         assert self.hydra_context is not None
         loader = self.hydra_context.config_loader
         overrides = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
-        batches = self.split_arguments(overrides, self.max_batch_size)
-        folder, new = self._folder()
-        names: list[str] = []
-        if not is_given(self.config.hydra, "hydra.sweep.subdir"):
-            names = [run_name(job) for batch in batches for job in batch]
-            batches = [[[*job, f"hydra.sweep.subdir='{run_name(job)}'"] for job in batch] for batch in batches]
-        jobs = [loader.load_sweep_config(self.config, job) for batch in batches for job in batch]
-        cli.check_jobs(jobs, [] if new else [folder / name for name in names])
+        named = not is_given(self.config.hydra, "hydra.sweep.subdir")
+        jobs: list[list[str]] = []
+        for job in [job for batch in self.split_arguments(overrides, None) for job in batch]:
+            name = run_name(job) if named else self._subdir(job, len(jobs))
+            jobs.append([*job, f"hydra.sweep.subdir={_quoted(name)}"])
+        configs = [loader.load_sweep_config(self.config, job) for job in jobs]
+        names = [str(config.hydra.sweep.subdir) for config in configs]
+        sweep, new = self._folder()
+        cli.check_jobs(configs, [None if new else sweep / name for name in names])
         with cli.one_line_exit():
             if twice := [name for name, times in Counter(names).items() if times > 1]:
                 raise InputError(f"{twice[0]} stands more than once in the sweep; a run needs overrides of its own")
-            folder = make_folder(folder, exclusively=new)
+            sweep = make_folder(sweep, exclusively=new)
+            lock = folders.Lock(sweep)
+            lock.acquire()
         with read_write(self.config), open_dict(self.config):
-            self.config.hydra.sweep.dir = str(folder)
-            self.config.hydra.overrides.hydra.append(f"hydra.sweep.dir={_quoted(str(folder))}")
-        OmegaConf.save(self.config, folder / "multirun.yaml")
-        returns: list[Sequence[JobReturn]] = []
-        for batch in batches:
-            returns.append(self.launcher.launch(batch, initial_job_idx=sum(map(len, returns))))
-        failed: list[Any] = [job for batch in returns for job in batch if job.status is not JobStatus.COMPLETED]
-        for job in failed:
-            log = Path(job.hydra_cfg.hydra.runtime.output_dir) / f"{job.hydra_cfg.hydra.job.name}.log"
-            print(f"igb: failed: {' '.join(job.overrides)}; see {log}", file=sys.stderr)
+            self.config.hydra.sweep.dir = str(sweep)
+            self.config.hydra.overrides.hydra.append(f"hydra.sweep.dir={_quoted(str(sweep))}")
+        OmegaConf.save(self.config, sweep / "multirun.yaml")
+        print(f"igb: to go on with this sweep after an interruption: {_command(sweep if new else None)}", flush=True)
+        left = []
+        for job, config, name in zip(jobs, configs, names, strict=True):
+            status = folders.finished(sweep / name, config)
+            if status == "diverged" and self.repeat_diverged:
+                shutil.rmtree(sweep / name)
+                status = None
+            if status is None:
+                left.append(job)
+        if len(left) < len(jobs):
+            print(f"igb: {len(jobs) - len(left)} of {len(jobs)} runs are finished already", flush=True)
+        returns: list[JobReturn] = []
+        size = self.max_batch_size or len(left)
+        with cli.one_line_exit():
+            for start in range(0, len(left), size or 1):
+                returns += self.launcher.launch(left[start : start + size], initial_job_idx=start)
+        lock.release()
+        return self._sum_up(sweep, names, {_name(job): job for job in returns})
+
+    def _subdir(self, job: Sequence[str], number: int) -> str:
+        """The folder that the user's `hydra.sweep.subdir` gives a job."""
+        assert self.config is not None
+        assert self.hydra_context is not None
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, list(job))
+        with open_dict(config):
+            config.hydra.job.num = number
+        return str(config.hydra.sweep.subdir)
+
+    def _sum_up(self, sweep: Path, names: Sequence[str], returns: dict[str, JobReturn]) -> dict[str, JobReturn]:
+        """Say how the runs ended, by their run.json; exit non-zero if one failed."""
+        from igb import folders
+
+        failed = []
+        ended: Counter[str] = Counter()
+        for name in names:
+            entries = folders.read(sweep / name) or {}
+            status = entries.get("status", "failed")
+            if status in folders.FINAL:
+                ended[status] += 1
+                continue
+            reason = entries.get("reason", "it ended without a word; it was killed, or its node was lost")
+            error = returns[name]._return_value if name in returns else None
+            if isinstance(error, Exception):
+                reason = one_line(error)
+            failed.append(f"igb: failed: {name}: {reason}; see {self._log(sweep / name)}")
+        counts = ", ".join(f"{ended[status]} {status}" for status in folders.FINAL)
+        print("\n".join([*failed, f"igb: {counts}, {len(failed)} failed"]), file=sys.stderr, flush=True)
         if failed:
             sys.exit(1)
-        print(f"igb: the sweep is in {folder}; igb-report {folder} draws its figures")
+        print(f"igb: the sweep is in {sweep}; igb-report {sweep} draws its figures")
         return returns
+
+    def _log(self, folder: Path) -> Path:
+        assert self.config is not None
+        return folder / f"{self.config.hydra.job.name}.log"
 
     def _folder(self) -> tuple[Path, bool]:
         """The sweep's folder, and whether it has to be a new one: not if the user named it."""
@@ -100,6 +154,19 @@ def run_name(overrides: Sequence[str]) -> str:
         return full
     ending = f"-{hashlib.sha256(full.encode()).hexdigest()[:10]}"
     return safe[: LONGEST_NAME - len(ending)] + ending
+
+
+def _name(job: JobReturn) -> str:
+    config: DictConfig | None = job.hydra_cfg
+    assert config is not None
+    return str(config.hydra.sweep.subdir)
+
+
+def _command(sweep: Path | None) -> str:
+    """The command that goes on with the sweep, in a folder that it would not find by itself."""
+    plain = re.fullmatch(r"[A-Za-z0-9_./-]*", str(sweep))
+    folder = [f"hydra.sweep.dir={sweep if plain else _quoted(str(sweep))}"] if sweep else []
+    return shlex.join(["igb", *sys.argv[1:], *folder])
 
 
 def _quoted(text: str) -> str:

@@ -1,9 +1,17 @@
-"""The trained network of a run."""
+"""The checkpoints of a run: written so that one is always whole, and read to go on from or for the trained network."""
 
 import json
+import logging
+import os
 import pickle
+import random
+import time
+import zipfile
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
+import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -11,8 +19,118 @@ from torch import nn
 
 from igb._checks import InputError, one_line
 from igb._paths import checkpoint_path, import_from
+from igb.records import Records
+from igb.stopping import Stop, StoppedError
 
 NETWORK = "network."  # the prefix of its weights in the checkpoint of a Classifier
+
+log = logging.getLogger(__name__)
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint on disk: its file, the steps done, what was recorded until then, and the random states."""
+
+    path: Path
+    step: int
+    records: dict[str, Any]
+    random: dict[str, Any]
+
+
+class Checkpoints(pl.Callback):
+    """Writes a checkpoint every few minutes, at the end of every epoch and of the run, and when the run is to stop.
+
+    It stands between records and probe in the trainer's list, so that a checkpoint is of the network after a step and
+    its loss, before its probe; a run that goes on from it starts with that probe, if one is due.
+
+    Args:
+        records: of the same run; their state is part of a checkpoint.
+        stop: says whether the run is to stop.
+        minutes: between checkpoints within an epoch.
+        last: the checkpoint that this run goes on from, if it does.
+    """
+
+    def __init__(self, records: Records, stop: Stop, minutes: float, last: Checkpoint | None) -> None:
+        self.records, self.stop, self.minutes, self._last = records, stop, minutes, last
+        self._path = checkpoint_path(records.folder)
+        self._saved: int | None = None  # the step of the newest checkpoint; None before training
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take up the random states, and start the clock."""
+        self.stop.listen()
+        self._saved = self._last.step if self._last else 0
+        if self._last:
+            _set_random_state(self._last.random)
+        self._due = time.monotonic() + 60 * self.minutes
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """Write a checkpoint if one is due; leave if the run is to stop."""
+        step, probe = trainer.global_step, self.records.probe
+        ending = step == probe.total_steps or step % probe.steps_per_epoch == 0
+        if ending or time.monotonic() >= self._due:
+            self._save(trainer)
+        self.stop.check()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Write a checkpoint if the run was stopped between two steps, or within the probe after one."""
+        if (
+            isinstance(exception, StoppedError)
+            and exception.between_steps
+            and self._saved not in (None, trainer.global_step)
+        ):
+            self._save(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add what Lightning does not keep."""
+        checkpoint["igb"] = {"records": self.records.state(), "random": _random_state()}
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        started = time.monotonic()
+        self.records.settle()
+        self._path.parent.mkdir(exist_ok=True)
+        partial = self._path.with_suffix(".partial")
+        try:
+            trainer.save_checkpoint(partial)
+            _sync(partial)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        if self._path.exists():
+            self._path.replace(_previous(self._path))
+        partial.replace(self._path)
+        _sync(self._path.parent)
+        self._saved = trainer.global_step
+        self.records.add_checkpoint_seconds(time.monotonic() - started)
+        self._due = time.monotonic() + 60 * self.minutes
+
+
+def latest(folder: Path) -> Checkpoint | None:
+    """The last checkpoint of a run that is whole; None if there is none. Where the last one is damaged, say so."""
+    path = checkpoint_path(folder)
+    found = [candidate for candidate in (path, _previous(path)) if candidate.exists()]
+    for candidate in found:
+        try:
+            state = _read(candidate)
+            return Checkpoint(candidate, state["global_step"], **state["igb"])
+        except (
+            OSError,
+            RuntimeError,
+            KeyError,
+            TypeError,
+            EOFError,
+            pickle.UnpicklingError,
+            zipfile.BadZipFile,
+        ) as error:
+            log.warning("%s is damaged (%s); the run goes on from what is before it", candidate, one_line(error))
+    return None
+
+
+def settle(folder: Path, keep: bool) -> None:
+    """Leave a completed run's folder with its last checkpoint alone, or with none."""
+    path = checkpoint_path(folder)
+    for file in (_previous(path), *([] if keep else [path])):
+        file.unlink(missing_ok=True)
 
 
 def load_network(folder: str | Path) -> nn.Module:
@@ -26,18 +144,57 @@ def load_network(folder: str | Path) -> nn.Module:
     if not config_file.exists() or not run_file.exists():
         raise InputError(f"{folder} holds no run")
     if not checkpoint.exists():
-        raise InputError(
-            f"{folder} has no checkpoints/last.ckpt; the run kept none or has not come to the end of an epoch yet"
-        )
+        raise InputError(f"{folder} has no checkpoints/last.ckpt; the run kept none or has not come to its first yet")
     if (hydra_file := folder / ".hydra" / "hydra.yaml").exists():
         import_from(OmegaConf.load(hydra_file).hydra.runtime)
     config = OmegaConf.load(config_file)
     classes = len(json.loads(run_file.read_text())["class_names"])
     network = instantiate(config.model, num_classes=classes, _convert_="all")
     try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+        state = _read(checkpoint)["state_dict"]
         weights = {name.removeprefix(NETWORK): value for name, value in state.items() if name.startswith(NETWORK)}
         network.load_state_dict(weights)
-    except (RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
+    except (RuntimeError, KeyError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise InputError(f"{checkpoint} is damaged or of another network ({one_line(error)})") from error
     return network.eval()
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name("previous.ckpt")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a checkpoint file holds, its checksums verified, which torch does not do."""
+    with zipfile.ZipFile(path) as archive:
+        if (damaged := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(f"{damaged} has a wrong checksum")
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return state
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk, lest a rename outlive what it names when a node is lost."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _random_state() -> dict[str, Any]:
+    name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002  (what others may draw from)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all(),
+        "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
+        "python": random.getstate(),
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    random.setstate(state["python"])

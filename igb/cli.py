@@ -4,6 +4,7 @@ import argparse
 import gc
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -14,11 +15,12 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from igb._checks import InputError, one_line
 from igb._paths import config_folder, import_from, is_given, make_folder
+from igb.stopping import Stop, StoppedError
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,34 @@ def report() -> None:
         sys.exit(130)
 
 
+def slurm_job(arguments: Sequence[str], folder: Path) -> None:
+    """Run `igb` in a task of a SLURM job; all that it prints goes to the log in the run's folder.
+
+    A job that SLURM told to stop (SIGUSR2: near its limit, or about to be preempted) is queued again, its checkpoint
+    written. SIGTERM is what `scancel` and SLURM's own requeue send, and is left to them.
+    """
+    from igb import slurm
+
+    with open(folder / "igb.log", "ab") as stream:
+        for descriptor in (1, 2):
+            os.dup2(stream.fileno(), descriptor)
+    sys.argv = ["igb", *arguments]
+    status: object = 0
+    with Stop():  # from the start: submitit's own handlers would act on what comes before the run's
+        try:
+            main()
+        except StoppedError as stopped:
+            status = 128 + stopped.number
+        except SystemExit as end:
+            status = end.code
+            if isinstance(status, str):
+                print(status, file=sys.stderr)
+    if status == 128 + signal.SIGUSR2 and os.environ.get("SLURM_PROCID", "0") == "0":
+        slurm.requeue()
+    if status:
+        sys.exit(1)
+
+
 @hydra.main(config_path=str(config_folder()), config_name="config", version_base="1.3")
 def _app(config: DictConfig) -> str:
     """One run, or one job of a sweep; a sweep goes on after a job that raises."""
@@ -63,8 +93,8 @@ def _app(config: DictConfig) -> str:
     folder = Path(options.runtime.output_dir)
     try:
         return experiment.run(config, folder)
-    except SystemExit:  # what Lightning makes of Ctrl-C and SIGTERM
-        sys.exit(130)
+    except StoppedError as stopped:
+        sys.exit(128 + stopped.number)
     except Exception as error:
         if isinstance(error, InputError):
             log.error("igb: %s", error)
@@ -87,21 +117,30 @@ class CheckFirst(Callback):
         """Exit with one line if a value is not right or the folder is not free."""
         given = is_given(config.hydra, "hydra.run.dir")
         folder = Path(config.hydra.run.dir)
-        check_jobs([config], [folder] if given else [])
+        check_jobs([config], [folder if given else None])
         with one_line_exit(), read_write(config):
             config.hydra.run.dir = str(make_folder(folder, exclusively=not given))
 
 
-def check_jobs(configs: Sequence[DictConfig], folders: Sequence[Path]) -> None:
-    """Exit with one line if a value of a job is not right, or one of the folders holds a run."""
+def check_jobs(configs: Sequence[DictConfig], paths: Sequence[Path | None]) -> None:
+    """Exit with one line if a value of a job is not right, or its folder, where it may be old, holds another run."""
     with one_line_exit():
-        from igb import experiment, records
+        from igb import experiment, folders
 
-        for config in configs:
+        for config, folder in zip(configs, paths, strict=True):
             import_from(config.hydra.runtime)
             experiment.build(config)
-        for folder in folders:
-            records.refuse_taken(folder)
+            if folder is not None:
+                folders.refuse_other(folder, without_hydra(config))
+                folders.finished(folder, config)
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """The config of a run as it is recorded, less Hydra's own."""
+    config = config.copy()
+    with open_dict(config):
+        config.pop("hydra", None)
+    return config
 
 
 @contextmanager

@@ -109,6 +109,8 @@ class ImageData(pl.LightningDataModule):
         """
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         self._sampler.device = device
+        if self.trainer:
+            self._sampler.start_at(*divmod(self.trainer.global_step, self.steps_per_epoch))
         return DataLoader(
             TensorDataset(self.train_images.to(device), self.train_labels.to(device)),
             sampler=self._sampler,
@@ -148,12 +150,16 @@ class EpochSampler(Sampler[Tensor]):
 
     def __init__(self, count: int, batch_size: int, seed: int) -> None:
         self.count, self.batch_size, self.seed = count, batch_size, seed
-        self.epoch = 0
+        self.start_at(0, 0)
         self.device = torch.device("cpu")
+
+    def start_at(self, epoch: int, batch: int) -> None:
+        """Choose the epoch, counted from 0, and the batch in it that comes next."""
+        self.epoch, self.skipped = epoch, batch
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, counted from 0, whose batches come next; Lightning calls it."""
-        self.epoch = epoch
+        self.start_at(epoch, 0)
 
     def __len__(self) -> int:
         return len(_batches.split(torch.arange(self.count), self.batch_size))
@@ -161,7 +167,7 @@ class EpochSampler(Sampler[Tensor]):
     def __iter__(self) -> Iterator[Tensor]:
         (state,) = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint32)
         order = torch.randperm(self.count, generator=torch.Generator().manual_seed(int(state)))
-        return iter(_batches.split(order.to(self.device), self.batch_size))
+        return iter(_batches.split(order.to(self.device), self.batch_size)[self.skipped :])
 
 
 def grayscale(image: Image.Image, size: int) -> np.ndarray:

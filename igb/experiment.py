@@ -1,8 +1,9 @@
 """One run, from a config to a finished run folder."""
 
 import functools
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,15 +15,19 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from igb import _checks, initialization
+from igb import _checks, checkpoints, folders, initialization
 from igb._checks import InputError, one_line
+from igb.checkpoints import Checkpoints
 from igb.compute import Compute
 from igb.data import ImageData
 from igb.losses import LossSchedule
 from igb.pace import Pace, ProgressBar
 from igb.probe import Probe
 from igb.records import Records
+from igb.stopping import Stop
 from igb.training import Classifier, MakeOptimizer
+
+log = logging.getLogger(__name__)
 
 
 class Parts(NamedTuple):
@@ -40,20 +45,36 @@ class Parts(NamedTuple):
 def run(config: DictConfig, folder: Path) -> str:
     """Carry out the run that `config` describes, leave its records in `folder`, and return its status.
 
-    Raises InputError for what cannot be worked with, before anything is written where that can be known.
+    A folder that holds a part of the run is gone on with, from its last checkpoint; a finished one is left as it is.
+    Raises InputError for what cannot be worked with, before anything is written where that can be known, and
+    StoppedError if a signal stopped the run.
     """
     parts = build(config)
-    with Records(folder, parts.probe, config) as records:
+    folders.refuse_other(folder, config)
+    if status := folders.finished(folder, config):
+        log.info("%s already: %s", status, folder)
+        return status
+    with Stop() as stop, Records(folder, parts.probe, config) as records:
         records.start()
         with _checks.within("data"):
             parts.data.setup()
+        last = checkpoints.latest(folder)
+        if last:
+            records.go_on(last.records, last.step)
+            parts.probe.first_step = last.step
+            parts.compute.threads = records.former["threads"]
         pl.seed_everything(config.seed, verbose=False)
+        parts.probe.check = stop.check
+        saving = Checkpoints(records, stop, config.trainer.checkpoint_minutes, last)
         pace = Pace(parts.probe)
         progress_bar = [ProgressBar(pace)] if sys.stdout.isatty() else []
-        trainer = parts.make_trainer(callbacks=[parts.probe, pace, records, *progress_bar])
+        trainer = parts.make_trainer(callbacks=[records, saving, parts.probe, pace, *progress_bar])
         parts.compute.start(trainer.strategy.root_device)
         classifier = Classifier(parts.make_network(), parts.losses, parts.make_optimizer, parts.compute)
-        trainer.fit(classifier, datamodule=parts.data)
+        with stop.deferred():
+            trainer.fit(classifier, datamodule=parts.data, ckpt_path=last and last.path, weights_only=True)
+    if records.status == "completed":
+        checkpoints.settle(folder, keep=config.trainer.keep_checkpoint)
     return records.status
 
 
@@ -62,12 +83,13 @@ def build(config: DictConfig) -> Parts:
     for key in ("seed", "init_seed", "data_seed"):
         _checks.seed(key, config[key])
     data = _make(config, "data")
-    loss = _make(config, "loss", without="warmup_epochs")
+    loss = _make(config, "loss", without=("warmup_epochs",))
     with _checks.within("loss"):
         losses = LossSchedule(loss, config.loss.get("warmup_epochs", 0))
     with _checks.within("trainer"):
         _checks.boolean("keep_checkpoint", config.trainer.keep_checkpoint)
-    make_trainer = functools.partial(_make, config, "trainer", without="keep_checkpoint")
+        _checks.number("checkpoint_minutes", config.trainer.checkpoint_minutes, at_least=0)
+    make_trainer = functools.partial(_make, config, "trainer", without=("keep_checkpoint", "checkpoint_minutes"))
     make_trainer()
     classes = len(data.class_names)
     if _has_batch_norm(OmegaConf.to_yaml(config.model, resolve=True), classes) and data.batch_size == 1:
@@ -85,14 +107,15 @@ def build(config: DictConfig) -> Parts:
     )
 
 
-def _make(config: DictConfig, group: str, *, without: str = "", **arguments: Any) -> Any:
-    """Instantiate a config group, less the key that is not its constructor's; errors name the group."""
+def _make(config: DictConfig, group: str, *, without: Sequence[str] = (), **arguments: Any) -> Any:
+    """Instantiate a config group, less the keys that are not its constructor's; errors name the group."""
     try:
         if OmegaConf.select(config, f"{group}._target_") is None:
             raise InputError(f"{group}._target_ must be given: what to make, as in igb's own config of the group")
         options = config[group].copy()  # which keeps its place in the config, for interpolations
         with open_dict(options):
-            options.pop(without, None)
+            for key in without:
+                options.pop(key, None)
         return instantiate(options, **arguments, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__ or error

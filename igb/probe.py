@@ -1,6 +1,7 @@
 """The probe: when to measure the network during training, on which images, and the callback that does it."""
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,8 +51,12 @@ class Probe(pl.Callback):
         self.modes = statistics.BATCH_NORM_MODES if batch_norm == "both" else (batch_norm,)
         # Batch norm cannot normalise a chunk of one image by itself.
         self.chunk = _checks.integer("chunk", chunk, at_least=2 if "batch" in self.modes else 1)
-        self.results: list[ProbeResult] = []  # of the latest probe, one a mode
-        self.seconds = 0.0  # spent measuring so far
+        self.seconds = 0.0  # spent measuring and recording so far
+        self.first_step = 0  # steps done before this process
+        self.record: Callable[[Sequence[ProbeResult]], None] = lambda results: (
+            None
+        )  # takes those of a probe, one a mode
+        self.check: Callable[[], None] = lambda: None  # called between chunks; may raise to stop
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Fix the images and the steps of this run."""
@@ -71,28 +76,35 @@ class Probe(pl.Callback):
         return len(self._labels) * len(self.modes)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measure the untrained network; the only hook that runs before training also when there are no steps."""
+        """Measure the network before its first step; the only hook that runs also when there are no steps."""
         self._images, self._labels = self._images.to(pl_module.device), self._labels.to(pl_module.device)
-        self._measure(trainer, pl_module)
+        if self.first_step in self.steps:
+            self._measure(trainer, pl_module, self.first_step)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Measure after the step if it is on the schedule."""
         if trainer.global_step in self.steps:
-            self._measure(trainer, pl_module)
+            dominance = self._measure(trainer, pl_module, trainer.global_step)
+            pl_module.log("dominance", dominance, prog_bar=True, logger=False)
 
-    def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule, step: int) -> float:
         assert isinstance(pl_module, Classifier)
         if pl_module.device.type == "cuda":  # which may still be at the step before
             torch.cuda.synchronize(pl_module.device)
         started = time.perf_counter()
-        step = trainer.global_step
         scale = trainer.datamodule.scale  # type: ignore[attr-defined]
+
+        def transform(images: Tensor) -> Tensor:
+            self.check()
+            scaled: Tensor = scale(images)
+            return scaled
+
         folded = None
         if "running" in self.modes:
             folded = pl_module.compute.fold(pl_module.network, scale(self._images[:CALIBRATION]))
         # The loss that the next step would use; after the last step, the loss of that step.
         epoch = min(step, max(self.total_steps - 1, 0)) // self.steps_per_epoch
-        self.results = [
+        results = [
             ProbeResult(
                 step,
                 mode,
@@ -103,12 +115,14 @@ class Probe(pl.Callback):
                     loss=pl_module.losses.at(epoch),
                     batch_norm=mode,
                     chunk=self.chunk,
-                    transform=scale,
+                    transform=transform,
                 ),
             )
             for mode in self.modes
         ]
+        self.record(results)
         self.seconds += time.perf_counter() - started
+        return results[0].statistics.dominance
 
 
 def probe_steps(steps_per_epoch: int, total_steps: int, points: int | None) -> list[int]:

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import datetime
 import importlib.metadata
+import itertools
 import json
 import logging
 import math
@@ -11,11 +12,9 @@ import os
 import platform
 import re
 import resource
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -26,36 +25,23 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.tensorboard import SummaryWriter
 
-from igb._checks import InputError
-from igb._paths import checkpoint_path, make_folder
+from igb import folders
+from igb._checks import InputError, one_line
+from igb._paths import make_folder
 from igb.losses import LossSchedule, TrueClassLoss, loss_curve
 from igb.probe import Probe, ProbeResult
+from igb.stopping import StoppedError
 from igb.training import Classifier
 
 METRICS = ("probability", "accuracy", "mean_probability", "guess_fraction", "loss", "gradient_norm", "active_fraction")
 METRICS_HEADER = ("step", "epoch", "batch_norm", "class", "class_name", "count", *METRICS)
+MATRICES = ("step", "batch_norm", "probability", "prediction")
 TRAIN_HEADER = ("step", "epoch", "loss", "lr", "images_per_second")
 LOSS_CURVE_HEADER = ("from_epoch", "name", "p_y", "loss", "gradient")
 STEPS_BETWEEN_READS = 50  # a loss stays on the device until then, so that training need not wait for it
 PACKAGES = ("igb", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
 
 log = logging.getLogger(__name__)
-
-
-@contextlib.contextmanager
-def whole() -> Iterator[None]:
-    """Hold Ctrl-C back until the record inside is written whole; also a decorator."""
-    if threading.current_thread() is not threading.main_thread():  # which alone is interrupted
-        yield
-        return
-    held: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if held:
-            signal.raise_signal(signal.SIGINT)
 
 
 class DivergedError(RuntimeError):
@@ -66,68 +52,88 @@ class Records(pl.Callback):
     """Writes a run's folder; as a context manager it also settles how the run ended.
 
     Args:
-        folder: the run's folder; InputError if it holds a run already or cannot be written.
-        probe: the callback whose results are recorded; it stands before this one in the trainer's list.
+        folder: the run's folder; InputError if it cannot be written.
+        probe: whose results are recorded.
         config: the run's config.
     """
 
     def __init__(self, folder: Path, probe: Probe, config: DictConfig) -> None:
-        refuse_taken(folder)
         make_folder(folder, exclusively=False)
         self.folder, self.probe, self.config = folder, probe, config
         self.status = "running"
+        self.former = folders.read(folder) or {}  # run.json of the process that this one goes on from
         seeds = {key: config[key] for key in ("seed", "init_seed", "data_seed")}
         started = datetime.datetime.now(datetime.UTC).isoformat()
-        self._entries: dict[str, Any] = {"started": started, "seeds": seeds, **environment()}
+        entries = {"status": self.status, "started": started, **self.former, "seeds": seeds, **environment()}
+        self._entries: dict[str, Any] = entries
+        self._entries.pop("reason", None)
         self._started = time.perf_counter()
-        self._owned = False
+        self._kept: dict[str, Any] = {"metrics": 0, "train": 0, "probes": 0, "seconds": 0.0}
+        self._lock = folders.Lock(folder)
         self._files: list[Any] = []  # what is flushed after each record and closed at the end
         self._pending: list[tuple[int, torch.Tensor, float, int]] = []  # step, loss, learning rate, images
-        self._matrices: list[ProbeResult] = []
+        self._matrices: list[tuple[int, str, np.ndarray, np.ndarray]] = []  # one for each probe and mode
+        probe.record = self.record
 
     def __enter__(self) -> "Records":
         return self
 
-    @whole()
     def start(self) -> None:
-        """Take the folder; raise InputError if another run took it first."""
-        try:
-            (self.folder / "run.json").open("x").close()
-        except FileExistsError:
-            refuse_taken(self.folder)
-        self._owned = True
+        """Take the folder; raise InputError if another process has it."""
+        self._lock.acquire()
         if not (hydra_config := self.folder / ".hydra" / "config.yaml").exists():  # a run started from Python
             hydra_config.parent.mkdir(exist_ok=True)
             OmegaConf.save(self.config, hydra_config)
         self._write_entries()
 
-    @whole()
+    def go_on(self, state: dict[str, Any], step: int) -> None:
+        """Go on from what `state` gave when a checkpoint was written after `step` steps; what came later is dropped."""
+        self._kept = state
+        self._entries["resumed"] = [*self.former.get("resumed", []), step]
+
+    def state(self) -> dict[str, Any]:
+        """How much is recorded, to be kept in a checkpoint."""
+        self._flush()
+        sizes = {name: (self.folder / f"{name}.csv").stat().st_size for name in ("metrics", "train")}
+        return {**sizes, "probes": len(self._matrices), "seconds": self._seconds()}
+
+    def add_checkpoint_seconds(self, seconds: float) -> None:
+        """Add to what run.json says that checkpoints took."""
+        self._entries["checkpoint_seconds"] = round(self._entries.get("checkpoint_seconds", 0.0) + seconds, 3)
+
+    def settle(self) -> None:
+        """Write what is held back, before a checkpoint; raise DivergedError if a loss is not finite."""
+        if self._pending:
+            self._write_losses()
+        self._write_matrices()
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> Literal[True] | None:
-        if not self._owned:
+        if not self._lock.held:
             return None
-        if isinstance(error, KeyboardInterrupt | SystemExit):  # Lightning turns the first into the second
+        if isinstance(error, StoppedError | KeyboardInterrupt | SystemExit):
             self.status = "interrupted"
         elif isinstance(error, DivergedError):
             self.status = "diverged"
         else:
             self.status = "completed" if error is None else "failed"
+        if self.status in ("failed", "interrupted"):
+            self._entries["reason"] = one_line(error)  # type: ignore[arg-type]
         with contextlib.ExitStack() as last:  # what is done whatever fails before it, the status at the very end
+            last.callback(self._lock.release)
             last.callback(self._write_entries)
             for file in self._files:
                 last.callback(file.close)
             if self._pending:  # losses of the steps since the last read
-                self._write_losses()
+                with contextlib.suppress(DivergedError):
+                    self._write_losses()
             if self._matrices:
                 self._write_matrices()
-            if self.status == "completed" and not self.config.trainer.keep_checkpoint:
-                checkpoint_path(self.folder).unlink(missing_ok=True)
         log.info("%s: %s", self.status if self.status != "diverged" else f"diverged ({error})", self.folder)
         return True if self.status == "diverged" else None
 
-    @whole()
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write what is known before training and state the plan in one line."""
         assert isinstance(pl_module, Classifier)
         data, device = trainer.datamodule, trainer.strategy.root_device  # type: ignore[attr-defined]
@@ -144,11 +150,15 @@ class Records(pl.Callback):
         }
         self._write_entries()
         self._write_loss_curve(pl_module.losses)
-        self._metrics = self._table("metrics.csv", METRICS_HEADER)
-        self._train = self._table("train.csv", TRAIN_HEADER)
+        self._metrics = self._table("metrics", METRICS_HEADER)
+        self._train = self._table("train", TRAIN_HEADER)
+        for file in self.folder.glob("events.out.tfevents.*"):
+            file.unlink()
         self._tensorboard = SummaryWriter(str(self.folder))
         self._files.append(self._tensorboard)
         self._tensorboard.add_custom_scalars(self._charts())
+        if self._kept["metrics"]:
+            self._read_back()
         log.info(
             "plan: %s probes of %s images, %s steps",
             f"{len(self.probe.steps):,}",
@@ -156,81 +166,104 @@ class Records(pl.Callback):
             f"{self.probe.total_steps:,}",
         )
 
-    @whole()
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Record the initial probe."""
-        self._record_probe()
-        self._write_matrices()
-
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock of the first batches."""
         self._clock = self._training_seconds()
 
-    @whole()
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the loss of a step, and record losses and probe when there is a probe or enough of them."""
+        """Keep the loss of a step, and record losses before a probe or when there are enough of them."""
         step = trainer.global_step
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         self._pending.append((step, outputs["loss"].detach(), rate, len(batch[1])))
-        probed = self.probe.results[0].step == step
-        if probed or len(self._pending) >= STEPS_BETWEEN_READS:
-            written, loss = self._write_losses()
-            if not math.isfinite(loss):
-                raise DivergedError(f"loss {loss} at step {written}")
-            if probed:
-                self._record_probe()
-            dominance = self.probe.results[0].statistics.dominance
-            pl_module.log_dict({"loss": loss, "dominance": dominance}, prog_bar=True, logger=False)
-            self._clock = self._training_seconds()
+        if step in self.probe.steps or len(self._pending) >= STEPS_BETWEEN_READS:
+            pl_module.log("loss", self._write_losses(), prog_bar=True, logger=False)
 
-    @whole()
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the matrices and a checkpoint."""
-        self._write_matrices()
-        path = checkpoint_path(self.folder)
-        path.parent.mkdir(exist_ok=True)
-        trainer.save_checkpoint(partial := path.with_suffix(".partial"))
-        partial.replace(path)
+        """Say where the run stands, where no progress bar does."""
         if not trainer.progress_bar_callback:
             log.info("epoch %d of %d: dominance %.2f", *self._epoch_line(trainer))
 
     def _epoch_line(self, trainer: pl.Trainer) -> tuple[int, int, float]:
         epochs = math.ceil(self.probe.total_steps / self._steps_per_epoch)
-        return trainer.current_epoch + 1, epochs, self.probe.results[0].statistics.dominance
+        return trainer.current_epoch + 1, epochs, self._dominance
+
+    def _seconds(self) -> float:
+        """Spent on what is recorded, in the processes before this one too."""
+        return float(self._kept["seconds"]) + time.perf_counter() - self._started
 
     def _training_seconds(self) -> float:
         """A clock that stands still while the probe measures."""
         return time.perf_counter() - self.probe.seconds
 
-    def _write_losses(self) -> tuple[int, float]:
-        """Write the pending losses up to the first that is not finite; return the step and loss written last."""
+    def _write_losses(self) -> float:
+        """Write the pending losses and return the last; raise DivergedError at the first that is not finite."""
         seconds = self._training_seconds() - self._clock
         speed = sum(images for *_, images in self._pending) / seconds
         losses = torch.stack([loss for _, loss, _, _ in self._pending]).tolist()
-        for (step, _, rate, _), loss in zip(self._pending, losses, strict=True):
+        pending, self._pending = self._pending, []
+        for (step, _, rate, _), loss in zip(pending, losses, strict=True):
             self._train.writerow((step, step / self._steps_per_epoch, loss, rate, round(speed, 1)))
-            self._tensorboard.add_scalar("train/loss", loss, step)
+            self._draw_loss(step, loss)
             if not math.isfinite(loss):
-                break
-        self._pending.clear()
+                raise DivergedError(f"loss {loss} at step {step}")
         self._flush()
-        return step, loss
+        self._clock = self._training_seconds()
+        return loss
 
-    def _record_probe(self) -> None:
-        for result in self.probe.results:
-            columns = {name: getattr(result.statistics, name).tolist() for name in ("count", *METRICS)}
+    def record(self, results: Sequence[ProbeResult]) -> None:
+        """Write what a probe saw."""
+        self._dominance = results[0].statistics.dominance
+        for result in results:
+            stats = result.statistics
+            columns = [getattr(stats, name).tolist() for name in METRICS]
             epoch = result.step / self._steps_per_epoch
-            for k, name in enumerate(self._class_names):
-                values = [column[k] for column in columns.values()]
-                self._metrics.writerow((result.step, epoch, result.batch_norm, k, name, int(values[0]), *values[1:]))
-                for metric in METRICS:
-                    self._tensorboard.add_scalar(
-                        tag(result.batch_norm, metric, k, name), columns[metric][k], result.step
-                    )
-            self._tensorboard.add_scalar(f"dominance/{result.batch_norm}", result.statistics.dominance, result.step)
-        self._matrices += self.probe.results
+            rows = [
+                (
+                    result.step,
+                    epoch,
+                    result.batch_norm,
+                    k,
+                    name,
+                    int(stats.count[k]),
+                    *(column[k] for column in columns),
+                )
+                for k, name in enumerate(self._class_names)
+            ]
+            self._metrics.writerows(rows)
+            self._draw_probe([dict(zip(METRICS_HEADER, row, strict=True)) for row in rows])
+            matrices = stats.probability_matrix.numpy(), stats.prediction_matrix.numpy()
+            self._matrices.append((result.step, result.batch_norm, *matrices))
+        self._flush()
+        if len(self._matrices) == len(results):  # the first of all, to look at while the others come
+            self._write_matrices()
+
+    def _draw_probe(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add the rows of a probe in one mode to TensorBoard."""
+        step, mode = int(rows[0]["step"]), rows[0]["batch_norm"]
+        for row in rows:
+            for metric in METRICS:
+                name = tag(mode, metric, int(row["class"]), row["class_name"])
+                self._tensorboard.add_scalar(name, float(row[metric]), step)
+        dominance = max(float(row["guess_fraction"]) for row in rows)
+        self._tensorboard.add_scalar(f"dominance/{mode}", dominance, step)
+
+    def _draw_loss(self, step: int, loss: float) -> None:
+        self._tensorboard.add_scalar("train/loss", loss, step)
+
+    def _read_back(self) -> None:
+        """Take up what is kept of the tables and matrices, and draw it anew for TensorBoard."""
+        with open(self.folder / "metrics.csv", newline="") as file:
+            reader = csv.DictReader(file)
+            while rows := list(itertools.islice(reader, len(self._class_names))):
+                self._draw_probe(rows)
+        with open(self.folder / "train.csv", newline="") as file:
+            for row in csv.DictReader(file):
+                self._draw_loss(int(row["step"]), float(row["loss"]))
+        with np.load(self.folder / "matrices.npz") as file:
+            columns = [file[name][: self._kept["probes"]] for name in MATRICES]
+        self._matrices = [(int(step), str(mode), *pair) for step, mode, *pair in zip(*columns, strict=True)]
         self._flush()
 
     def _flush(self) -> None:
@@ -238,11 +271,20 @@ class Records(pl.Callback):
             file.flush()
 
     def _table(self, name: str, header: Sequence[str]) -> Any:
-        file = open(self.folder / name, "w", newline="", buffering=1 << 20)  # noqa: SIM115  (flushed per probe, closed at exit)
+        """A CSV file, with what is kept of it, to be added to."""
+        path, kept = self.folder / f"{name}.csv", self._kept[name]
+        if kept and (not path.exists() or path.stat().st_size < kept):
+            raise InputError(
+                f"{path} is shorter than when its checkpoint was written; remove {self.folder} to start anew"
+            )
+        file = open(path, "r+" if kept else "w", newline="", buffering=1 << 20)  # noqa: SIM115  (flushed per probe, closed at exit)
         self._files.append(file)
+        file.truncate(kept)
+        file.seek(0, os.SEEK_END)
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        file.flush()
+        if not kept:
+            writer.writerow(header)
+            file.flush()
         return writer
 
     def _charts(self) -> dict[str, dict[str, list[Any]]]:
@@ -273,31 +315,21 @@ class Records(pl.Callback):
     def _write_matrices(self) -> None:
         partial = self.folder / "matrices.npz.partial"
         with open(partial, "wb") as stream:
-            np.savez(
-                stream,
-                step=np.array([result.step for result in self._matrices]),
-                batch_norm=np.array([result.batch_norm for result in self._matrices]),
-                probability=torch.stack([result.statistics.probability_matrix for result in self._matrices]).numpy(),
-                prediction=torch.stack([result.statistics.prediction_matrix for result in self._matrices]).numpy(),
-            )
+            columns = zip(*self._matrices, strict=True)
+            arrays: dict[str, Any] = {name: np.array(column) for name, column in zip(MATRICES, columns, strict=True)}
+            np.savez(stream, **arrays)
         partial.replace(self.folder / "matrices.npz")
 
     def _write_entries(self) -> None:
         entries = {
-            "status": self.status,
             **self._entries,
-            "wall_seconds": round(time.perf_counter() - self._started, 3),
-            "peak_memory_bytes": peak_memory(),
+            "status": self.status,
+            "wall_seconds": round(self._seconds(), 3),
+            "peak_memory_bytes": max(peak_memory(), self.former.get("peak_memory_bytes", 0)),
         }
         partial = self.folder / "run.json.partial"
         partial.write_text(json.dumps(entries, indent=2) + "\n")
         partial.replace(self.folder / "run.json")
-
-
-def refuse_taken(folder: Path) -> None:
-    """Raise InputError if `folder` holds a run."""
-    if (folder / "run.json").exists():
-        raise InputError(f"the output folder {folder} already holds a run; give another, or remove it")
 
 
 def tag(batch_norm: str, metric: str, k: int, class_name: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.warnings import PossibleUserWarning
 from torch import Tensor, nn
@@ -97,6 +98,8 @@ def trainer(
             enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
             limit_val_batches=0,
             use_distributed_sampler=False,
+            # Lightning would write its own checkpoint within the signal handler.
+            plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
         )
     except (MisconfigurationException, ValueError) as error:
         raise InputError(f"accelerator={accelerator} cannot be used: {one_line(error)}") from error

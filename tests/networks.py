@@ -1,5 +1,9 @@
 """A network small enough to train in a test, with the parts that matter: convolution, batch norm, dropout, head."""
 
+import os
+import signal
+from pathlib import Path
+
 import torch
 from torch import nn
 
@@ -48,4 +52,22 @@ class Failing(Tiny):
         self.batches += self.training
         if self.batches > 1:
             raise RuntimeError("out of order")
+        return super().forward(images)
+
+
+class Fused(Tiny):
+    """Fails in training while there is a file `fuse`."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training and Path("fuse").exists():
+            raise RuntimeError("fused")
+        return super().forward(images)
+
+
+class Killed(Tiny):
+    """Is killed in the first batch, as by a machine that is out of memory."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(images)

@@ -1,5 +1,6 @@
 import json
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import pytest
 
 import igb
 from hydra_plugins.igb_sweeper import run_name
+from igb import folders
 from igb._checks import InputError
 from igb._paths import make_folder
 from tests.conftest import TINY
@@ -30,10 +32,10 @@ def statuses(folder):
 def test_help_names_every_group_with_its_options(command):
     status, output = command("--help")
     assert status == 0
-    for folder in sorted((ROOT / "conf").iterdir()):
-        if folder.is_dir():
-            options = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
-            assert f"{folder.name}: {options}\n" in output
+    for folder in sorted((ROOT / "conf").rglob("*")):
+        if folder.is_dir() and (files := sorted(file.stem for file in folder.glob("*.yaml"))):
+            # Hydra names its own groups, such as hydra/launcher, in `igb --help hydra` alone.
+            assert folder.parent.name == "hydra" or f"{folder.name}: {', '.join(files)}\n" in output
 
 
 @pytest.mark.parametrize(
@@ -164,9 +166,10 @@ def test_a_failed_job_does_not_stop_the_others(command):
     for line, seed in zip(failed, (0, 1), strict=True):
         assert "model._target_=tests.networks.Failing" in line
         assert f"seed={seed}" in line
+        assert ": out of order; see " in line
         log = Path(line.rpartition("see ")[2])
         assert "Traceback" in log.read_text()
-        assert f"igb: RuntimeError: out of order; the traceback is in {log}\n" in output
+        assert f"igb: RuntimeError: out of order; the traceback is in {log.resolve()}\n" in output
     assert "Traceback" not in output
 
 
@@ -177,18 +180,67 @@ def test_a_diverged_job_is_a_result(command):
     assert sorted(statuses(Path("multirun/mine")).values()) == ["completed", "diverged"]
 
 
-def test_a_taken_folder_keeps_what_it_holds(command):
+def test_a_folder_of_another_run_keeps_what_it_holds(command):
     command(*SHORT, "hydra.run.dir=run")
     before = {file: file.read_bytes() for file in Path("run").rglob("*") if file.is_file()}
     status, output = command(*SHORT, "hydra.run.dir=run", "seed=1")
     assert status == 1
-    assert output == "igb: the output folder run already holds a run; give another, or remove it\n"
+    assert output == (
+        "igb: seed=1 differs from seed=0, with which the run in run was started; give that, or another folder\n"
+    )
     assert before == {file: file.read_bytes() for file in Path("run").rglob("*") if file.is_file()}
-    command("--multirun", *SHORT, "seed=0", "name=mine")
-    status, output = command("--multirun", *SHORT, "seed=1,0", "name=mine")
+
+
+def test_a_finished_run_is_left_as_it_is(command):
+    command(*SHORT, "hydra.run.dir=run")
+    before = Path("run/run.json").read_bytes(), Path("run/metrics.csv").stat().st_mtime_ns
+    status, output = command(*SHORT, "hydra.run.dir=run")
+    assert (status, output) == (0, f"completed already: {Path('run').resolve()}\n")
+    assert before == (Path("run/run.json").read_bytes(), Path("run/metrics.csv").stat().st_mtime_ns)
+
+
+def test_a_sweep_goes_on_where_it_stopped(command):
+    """A failed and a missing run are started, finished ones left alone; a diverged one is repeated only if asked."""
+    Path("fuse").touch()
+    targets = "model._target_=tests.networks.Tiny,tests.networks.Fused,tests.networks.Explosive"
+    arguments = ["--multirun", *TINY, "trainer.max_steps=6", targets, "name=mine"]
+    status, output = command(*arguments)
     assert status == 1
-    assert "already holds a run" in output
-    assert len(statuses(Path("multirun/mine"))) == 1
+    assert "igb: 1 completed, 1 diverged, 1 failed\n" in output
+    assert f"igb: to go on with this sweep after an interruption: igb {shlex.join(arguments)}\n" in output
+    first = {run: file.read_bytes() for run in ("Tiny", "Explosive") for file in run_json(run)}
+    Path("fuse").unlink()
+    status, output = command(*arguments)
+    assert status == 0
+    assert "igb: 2 of 3 runs are finished already\n" in output
+    assert "igb: 2 completed, 1 diverged, 0 failed\n" in output
+    assert first == {run: file.read_bytes() for run in ("Tiny", "Explosive") for file in run_json(run)}
+    command(*arguments, "hydra.sweeper.repeat_diverged=true")
+    assert first["Explosive"] != run_json("Explosive")[0].read_bytes()
+    assert first["Tiny"] == run_json("Tiny")[0].read_bytes()
+
+
+def run_json(name):
+    return list(Path("multirun/mine").glob(f"*{name}*/run.json"))
+
+
+def test_a_sweep_without_a_name_says_how_to_go_on_with_it(command):
+    _, output = command("--multirun", *SHORT, "seed=0,1")
+    line = next(line for line in output.splitlines() if line.startswith("igb: to go on"))
+    status, output = command(*shlex.split(line.partition(": igb ")[2]))
+    assert status == 0
+    assert "igb: 2 of 2 runs are finished already\n" in output
+
+
+def test_two_sweeps_do_not_share_a_folder(command):
+    Path("multirun/mine").mkdir(parents=True)
+    lock = folders.Lock(Path("multirun/mine"))
+    lock.acquire()
+    status, output = command("--multirun", *SHORT, "seed=0,1", "name=mine")
+    lock.release()
+    assert status == 1
+    assert "igb: another process is writing to multirun/mine\n" in output
+    assert not statuses(Path("multirun/mine"))
 
 
 @pytest.mark.parametrize(

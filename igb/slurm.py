@@ -1,0 +1,51 @@
+"""What igb asks of SLURM: which jobs are alive, and to queue this one again."""
+
+import logging
+import os
+import subprocess
+
+log = logging.getLogger(__name__)
+
+
+class Job:
+    """A job, or a task of a job array, as `squeue` shows it: `id` is `12` or `12_3`, `comment` what it was given."""
+
+    def __init__(self, line: str) -> None:
+        self.id, self.state, self.comment = line.split("|", 2)
+
+    @property
+    def index(self) -> int:
+        """Its place in its array; 0 for a job that is none."""
+        return int(self.id.partition("_")[2] or 0)
+
+
+def own_job() -> str | None:
+    """The id of the job that this process is in, if it is in one."""
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ.get("SLURM_JOB_ID")
+
+
+def queue() -> list[Job]:
+    """The user's jobs that have not ended; OSError or subprocess.SubprocessError if SLURM does not answer."""
+    command = ["squeue", "--me", "--noheader", "--array", "--format", "%i|%T|%k"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    # A job that is done with stays for some minutes under these; a requeued one is PENDING again.
+    ended = {"CANCELLED", "COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
+    return [job for job in map(Job, answer.stdout.splitlines()) if job.state not in ended]
+
+
+def requeue() -> None:
+    """Queue the job that this process is in once more, unless it was cancelled."""
+    job = own_job()
+    assert job is not None
+    try:
+        subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=True, timeout=60)
+        log.info("job %s is queued again", job)
+    except (OSError, subprocess.SubprocessError) as error:
+        log.error("job %s could not be queued again (%s); the same igb command goes on with the run", job, said(error))
+
+
+def said(error: OSError | subprocess.SubprocessError) -> str:
+    """What a command of SLURM that failed had to say."""
+    return " ".join(str(getattr(error, "stderr", None) or error).split())

@@ -1,0 +1,74 @@
+"""How a run that is told to stop ends between two steps: Ctrl-C, and what schedulers send before they kill."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType, TracebackType
+
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR2") if hasattr(signal, name)]
+
+
+class StoppedError(Exception):
+    """The run was told to stop.
+
+    Args:
+        number: of the signal.
+        between_steps: whether the network is as the last step left it, so that a checkpoint can be written.
+    """
+
+    def __init__(self, number: int, between_steps: bool) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number, self.between_steps = number, between_steps
+
+
+class Stop:
+    """As a context manager, takes the signals; a signal stops the run at the next `check`, a second one at once.
+
+    Outside `deferred` every signal stops at once, as there is nothing to keep whole.
+    """
+
+    def __init__(self) -> None:
+        self._requested: int | None = None
+        self._deferring = False
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> "Stop":
+        if threading.current_thread() is threading.main_thread():  # which alone may
+            handlers = {number: signal.getsignal(number) for number in SIGNALS}
+            # A shell has its background jobs ignore Ctrl-C, and they go on doing so.
+            self._before = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
+            self.listen()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._before = {}
+
+    def listen(self) -> None:
+        """Take the signals, also from who took them since: Lightning, which would act inside the handler."""
+        for number in self._before:
+            signal.signal(number, self._handle)
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Inside, a first signal waits for `check`."""
+        self._deferring = True
+        try:
+            yield
+        finally:
+            self._deferring = False
+
+    def check(self) -> None:
+        """Raise StoppedError if the run is to stop; called only where the network is as its last step left it."""
+        if self._requested is not None:
+            raise StoppedError(self._requested, between_steps=True)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        again = self._requested is not None
+        self._requested = number
+        if again or not self._deferring:
+            raise StoppedError(number, between_steps=False)

@@ -1,0 +1,87 @@
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from omegaconf import OmegaConf
+
+from igb import folders
+from igb._checks import InputError
+from tests.conftest import tiny_config, tiny_run
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    return tiny_run(tmp_path_factory.mktemp("done") / "run", "trainer.max_epochs=1", "trainer.max_steps=3")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed=3", "seed=3 differs from seed=0"),
+        ("optimizer.lr=0.1", "optimizer.lr=0.1 differs from optimizer.lr=0.001"),
+        ("loss=pz", "loss._target_=igb.losses.PiecewiseZeroLoss differs from loss._target_=igb.losses.CrossEntropy"),
+        ("+loss.extra=1", "loss.extra=1 differs from loss.extra=None"),
+        ("trainer.max_epochs=0", "trainer.max_epochs=0 differs from trainer.max_epochs=1"),
+        ("trainer.max_steps=2", "trainer.max_steps=2 differs from trainer.max_steps=3"),
+    ],
+)
+def test_a_run_of_another_config_is_refused_with_the_key_named(done, override, message):
+    config = tiny_config("trainer.max_epochs=1", "trainer.max_steps=3", override)
+    with pytest.raises(InputError) as error:
+        folders.refuse_other(done, config)
+    assert str(error.value).startswith(f"{message}, with which the run in {done} was started; ")
+
+
+@pytest.mark.parametrize(
+    ("override", "finished"),
+    [
+        ("data.cache_dir=elsewhere", "completed"),
+        ("trainer.max_epochs=2", "completed"),  # still three steps
+        ("trainer.max_steps=4", None),
+        ("trainer.max_steps=null", None),
+    ],
+)
+def test_some_keys_may_differ_and_limits_may_grow(done, override, finished):
+    config = tiny_config("trainer.max_epochs=1", "trainer.max_steps=3", override)
+    folders.refuse_other(done, config)
+    assert folders.finished(done, config) == finished
+
+
+def test_only_what_is_final_is_finished(tmp_path):
+    assert folders.finished(tmp_path, tiny_config()) is None
+    entries = {"steps_per_epoch": 45, "total_steps": 900}
+    for status, expected in {
+        "running": None, "interrupted": None, "failed": None, "diverged": "diverged", "completed": "completed",
+    }.items():  # fmt: skip
+        (tmp_path / "run.json").write_text(json.dumps({"status": status, **entries}))
+        assert folders.finished(tmp_path, tiny_config()) == expected
+
+
+def test_a_damaged_run_json_is_named(tmp_path):
+    (tmp_path / "run.json").write_text('{"status": ')
+    with pytest.raises(InputError, match=r"run.json is damaged .*; remove .* to start anew"):
+        folders.refuse_other(tmp_path, tiny_config())
+
+
+def test_a_run_without_its_config_is_refused(tmp_path):
+    (tmp_path / "run.json").write_text('{"status": "running"}')
+    with pytest.raises(InputError, match="holds a run without its config"):
+        folders.refuse_other(tmp_path, OmegaConf.create())
+
+
+def test_a_lock_ends_with_the_process_that_holds_it(tmp_path):
+    code = "import sys, pathlib; from igb.folders import Lock; lock = Lock(pathlib.Path(sys.argv[1]))"
+    code += "; lock.acquire(); input()"
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE) as process:
+        while not folders.in_use(tmp_path):
+            assert process.poll() is None
+            time.sleep(0.2)
+        with pytest.raises(InputError, match="another process is writing to"):
+            folders.Lock(tmp_path).acquire()
+        process.kill()
+    assert not folders.in_use(tmp_path)
+    lock = folders.Lock(tmp_path)
+    lock.acquire()
+    lock.release()
