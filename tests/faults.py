@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -95,8 +96,8 @@ def moved_away(number: int) -> Callable[[], None]:
     return set_trap
 
 
-def moments(count: int) -> list[tuple[str, Callable[[], None] | float]]:
-    """Where or after how many seconds to kill: first the places that are easy to get wrong, then at random."""
+def moments(count: int, duration: float) -> list[tuple[str, Callable[[], None] | float]]:
+    """Where or after how many seconds to kill a run of some duration: first the places easy to get wrong, then any."""
     last = STEPS_PER_EPOCH
     places = [
         ("half a checkpoint written", torn(3)),
@@ -111,9 +112,8 @@ def moments(count: int) -> list[tuple[str, Callable[[], None] | float]]:
         ("the last record", at_call(Records, "record", 27, before=False)),
     ]
     seeded = random.Random(0)
-    return places[:count] + [
-        (f"{seconds:.2f} s", seconds) for seconds in (seeded.uniform(0, 3) for _ in range(count - len(places)))
-    ]
+    shares = [seeded.random() for _ in range(count - len(places))]
+    return places[:count] + [(f"{share:.0%} of the run", share * duration) for share in shares]
 
 
 def start(folder: Path, set_trap: Callable[[], None] | None = None) -> int:
@@ -179,12 +179,18 @@ def content(folder: Path) -> dict[str, object]:
 
 def main(folder: Path, count: int) -> None:
     """Run undisturbed once, then with each moment; every fifth run is killed a second time as it goes on."""
+    started = time.monotonic()
     assert run(folder / "undisturbed") == 0
+    duration = time.monotonic() - started
     expected = content(folder / "undisturbed")
     different = kills = 0
-    for number, (name, moment) in enumerate(moments(count)):
+    for number, (name, moment) in enumerate(moments(count, duration)):
         disturbed = folder / str(number)
-        killed = [run(disturbed, moment) == -signal.SIGKILL]
+        while run(disturbed, moment) != -signal.SIGKILL:  # it was quicker than the undisturbed one
+            assert isinstance(moment, float), name
+            moment *= 0.9
+            shutil.rmtree(disturbed)
+        killed = [True]
         if number % 5 == 4:
             killed.append(run(disturbed, 1.0) == -signal.SIGKILL)
         assert run(disturbed) == 0, name

@@ -21,7 +21,7 @@ SWEEP = [
     *TINY, "+model.dropout=0.3", "optimizer.momentum=0.9",
 ]  # fmt: skip
 SHORT = ("probe=log", "trainer.max_epochs=2")
-LONG = ("probe=log", "probe.images=50", "trainer.max_epochs=160")  # more than half a minute of training
+LONG = ("probe=log", "probe.images=50", "trainer.max_epochs=80")  # long enough to be disturbed
 
 
 @pytest.fixture(scope="module")
