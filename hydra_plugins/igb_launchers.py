@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 
 from igb import _checks, folders, slurm
 from igb._checks import InputError, one_line
-from igb._paths import make_folder
+from igb._paths import make_folder, quoted
 
 OWN = ("hydra.mode=", "hydra/launcher=", "hydra.launcher.", "hydra.sweep.", "hydra/sweeper=", "hydra.sweeper.")
 LOOK_EVERY = 0.2  # seconds, at processes
@@ -64,13 +64,13 @@ class ProcessLauncher(Launcher):
             folder = Path(config.hydra.sweep.dir).resolve() / config.hydra.sweep.subdir
             make_folder(folder, exclusively=False)
             own = [item for item in config.hydra.overrides.hydra if not item.lstrip("+").startswith(OWN)]
-            log = "hydra.job_logging.root.handlers=[file]"  # to which all that the process prints goes too
+            to_file = "hydra.job_logging.root.handlers=[file]"  # where all that the process prints goes too
             flags = ["--config-name", str(config.hydra.job.config_name)]
             for source in config.hydra.runtime.config_sources:
                 if source.provider == "command-line":
                     flags += ["--config-dir", str(source.path)]
-            where = "hydra.run.dir='" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'"
-            found.append(Job(config, folder, [*flags, log, *own, *config.hydra.overrides.task, where]))
+            where = f"hydra.run.dir={quoted(str(folder))}"
+            found.append(Job(config, folder, [*flags, to_file, *own, *config.hydra.overrides.task, where]))
         return found
 
 

@@ -22,7 +22,7 @@ from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from igb._checks import InputError, one_line
-from igb._paths import is_given, make_folder
+from igb._paths import is_given, make_folder, quoted
 
 LONGEST_NAME = 150  # bytes; file systems allow 255, and others add to it
 
@@ -58,7 +58,7 @@ class IgbSweeper(BasicSweeper):
         jobs: list[list[str]] = []
         for job in [job for batch in self.split_arguments(overrides, None) for job in batch]:
             name = run_name(job) if named else self._subdir(job, len(jobs))
-            jobs.append([*job, f"hydra.sweep.subdir={_quoted(name)}"])
+            jobs.append([*job, f"hydra.sweep.subdir={quoted(name)}"])
         configs = [loader.load_sweep_config(self.config, job) for job in jobs]
         names = [str(config.hydra.sweep.subdir) for config in configs]
         sweep, new = self._folder()
@@ -71,7 +71,7 @@ class IgbSweeper(BasicSweeper):
             lock.acquire()
         with read_write(self.config), open_dict(self.config):
             self.config.hydra.sweep.dir = str(sweep)
-            self.config.hydra.overrides.hydra.append(f"hydra.sweep.dir={_quoted(str(sweep))}")
+            self.config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(sweep))}")
         OmegaConf.save(self.config, sweep / "multirun.yaml")
         print(f"igb: to go on with this sweep after an interruption: {_command(sweep if new else None)}", flush=True)
         left = []
@@ -165,9 +165,5 @@ def _name(job: JobReturn) -> str:
 def _command(sweep: Path | None) -> str:
     """The command that goes on with the sweep, in a folder that it would not find by itself."""
     plain = re.fullmatch(r"[A-Za-z0-9_./-]*", str(sweep))
-    folder = [f"hydra.sweep.dir={sweep if plain else _quoted(str(sweep))}"] if sweep else []
+    folder = [f"hydra.sweep.dir={sweep if plain else quoted(str(sweep))}"] if sweep else []
     return shlex.join(["igb", *sys.argv[1:], *folder])
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -55,3 +55,8 @@ def is_given(hydra: Any, key: str) -> bool:
     """Whether the command line sets a key of Hydra's own config."""
     overrides: Any = OmegaConf.to_container(hydra.overrides.hydra, resolve=False)  # they may hold interpolations
     return any(str(override).lstrip("+").startswith(f"{key}=") for override in overrides)
+
+
+def quoted(text: str) -> str:
+    """A value as a string in the grammar of Hydra's overrides."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -27,7 +27,7 @@ LONG = ("probe=log", "probe.images=50", "trainer.max_epochs=80")  # long enough 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     if os.geteuid() != 0:
-        pytest.skip("SLURM's daemons need root")
+        pytest.fail("SLURM's daemons need root")
     cluster = Cluster(tmp_path_factory.mktemp("slurm"))
     cluster.start()
     yield cluster
