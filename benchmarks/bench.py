@@ -33,6 +33,7 @@ from igb.compute import CALIBRATION
 from igb.data import EpochSampler
 from igb.losses import CrossEntropy
 from igb.pace import Pace
+from igb.probe import Probe
 from igb.records import Records, environment
 from igb.statistics import measure
 from igb.training import Classifier
@@ -79,10 +80,14 @@ class Block(pl.Callback):
         self.times, self.name, self.size, self.bare = times, name, size, bare
         self.probe_seconds = self.started = 0.0
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Find the probe, whose time does not count."""
+        (self.probe,) = (callback for callback in trainer.callbacks if isinstance(callback, Probe))  # type: ignore[attr-defined]
+
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, index: int) -> None:
         """At the end of a block: note its time, less that of probes in it, and time the bare loop."""
         now = time.perf_counter()
-        probe = trainer.callbacks[0].seconds  # type: ignore[attr-defined]
+        probe = self.probe.seconds
         if index and index % self.size == 0:
             self.times.add(f"{self.name} igb", (now - self.started - (probe - self.probe_seconds)) / self.size)
             started, steps = time.perf_counter(), max(1, self.size // 2)
@@ -296,7 +301,7 @@ class Bench:
         with Records(folder, parts.probe, config) as records:
             records.start()
             classifier = Classifier(copy.deepcopy(self.network), parts.losses, parts.make_optimizer, parts.compute)
-            trainer = parts.make_trainer(callbacks=[parts.probe, Pace(parts.probe), records, callback])
+            trainer = parts.make_trainer(callbacks=[records, parts.probe, Pace(parts.probe), callback])
             trainer.fit(classifier, datamodule=data or self.data)
 
     def measure_overhead(self, steps: int, folder: Path) -> None:

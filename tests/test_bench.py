@@ -41,6 +41,15 @@ def test_what_cannot_be_measured_is_refused_in_one_line_at_once(tmp_path, capsys
     assert re.search(message, f"{end.value.code} {capsys.readouterr().err}")
 
 
+def test_blocks_of_steps_through_igb_alternate_with_bare_ones(tmp_path):
+    measured = bench.Bench([*QUICK[:2], "compute.threads=1"], 64, 20)
+    measured.measure_overhead(2, tmp_path)
+    assert {name: len(seconds) for name, seconds in measured.times.seconds.items()} == {
+        f"{mode} {side}": 2 for mode in bench.MODES for side in ("igb", "bare")
+    }
+    assert all(seconds > 0 for each in measured.times.seconds.values() for seconds in each)
+
+
 def test_eager_passes_are_timed_without_gradients():
     layer = torch.nn.Linear(2, 2)
     seen = []
