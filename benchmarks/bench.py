@@ -36,6 +36,7 @@ from igb.pace import Pace
 from igb.probe import Probe
 from igb.records import Records, environment
 from igb.statistics import measure
+from igb.steps import Steps
 from igb.training import Classifier
 
 MODES = ("exact", "fast")
@@ -297,11 +298,11 @@ class Bench:
         """A run of igb with one more callback."""
         config = self.config(f"compute={mode}", *overrides)
         parts = experiment.build(config)
-        parts.compute.start(torch.device("cpu"))
-        with Records(folder, parts.probe, config) as records:
+        steps = Steps(parts.probe)
+        with Records(folder, parts.probe, steps, config) as records:
             records.start()
             classifier = Classifier(copy.deepcopy(self.network), parts.losses, parts.make_optimizer, parts.compute)
-            trainer = parts.make_trainer(callbacks=[records, parts.probe, Pace(parts.probe), callback])
+            trainer = parts.make_trainer(callbacks=[records, steps, parts.probe, Pace(parts.probe), callback])
             trainer.fit(classifier, datamodule=data or self.data)
 
     def measure_overhead(self, steps: int, folder: Path) -> None:

@@ -73,7 +73,7 @@ def main(overrides: list[str]) -> None:
             print(f"| {name} | {seed} | 0 | {differences(network, parts.data, order)} |", flush=True)
             batches = itertools.cycle(parts.data.train_dataloader())
             classifier.train()
-            for images, labels in itertools.islice(batches, STEPS):
+            for images, labels, _ in itertools.islice(batches, STEPS):
                 optimizer.zero_grad()
                 parts.losses.at(0)(classifier(parts.data.scale(images)), labels).backward()
                 optimizer.step()

@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 
 from igb import _checks, folders, slurm
 from igb._checks import InputError, one_line
-from igb._paths import make_folder, quoted
+from igb._paths import log_path, make_folder, quoted
 
 OWN = ("hydra.mode=", "hydra/launcher=", "hydra.launcher.", "hydra.sweep.", "hydra/sweeper=", "hydra.sweeper.")
 LOOK_EVERY = 0.2  # seconds, at processes
@@ -114,7 +114,7 @@ class LocalLauncher(ProcessLauncher):
 
     def _start(self, job: Job) -> subprocess.Popen[bytes]:
         threads = max(1, folders.cores() // self.n_jobs)
-        with open(job.folder / f"{job.config.hydra.job.name}.log", "ab") as log:
+        with open(log_path(job.folder), "ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "igb", *job.arguments],
                 stdin=subprocess.DEVNULL,
@@ -193,8 +193,9 @@ class SlurmLauncher(ProcessLauncher):
             raise InputError(f"SLURM's queue does not answer: {slurm.said(error)}") from error
         left = [name for name in jobs if name not in known]
         ids = {name: job.id for name, job in known.items() if name in jobs}
-        if left:
-            ids |= self._submit({name: jobs[name] for name in left}, make_folder(records / "array", exclusively=True))
+        for devices in {jobs[name].config.trainer.devices for name in left}:  # the jobs of an array are alike
+            alike = {name: jobs[name] for name in left if jobs[name].config.trainer.devices == devices}
+            ids |= self._submit(alike, devices, make_folder(records / "array", exclusively=True))
         print(f"igb: {len(left)} jobs submitted, {len(jobs) - len(left)} in the queue already", flush=True)
         try:
             errors = self._wait(records, jobs)
@@ -205,19 +206,19 @@ class SlurmLauncher(ProcessLauncher):
             raise
         return [job.ended(errors[name]) for name, job in jobs.items()]
 
-    def _submit(self, jobs: dict[str, Job], folder: Path) -> dict[str, str]:
-        """Submit jobs as an array whose records are in `folder`; return the id of each."""
+    def _submit(self, jobs: dict[str, Job], devices: int, folder: Path) -> dict[str, str]:
+        """Submit jobs as an array, of a task for each device, whose records are in `folder`; return the id of each."""
         import submitit
 
         from igb import cli
 
         (folder / "runs.json").write_text(json.dumps(list(jobs)))  # before there is a job, so that none is unknown
         executor = submitit.SlurmExecutor(folder)
-        tasks = max(1, int(next(iter(jobs.values())).config.trainer.get("devices", 1)))
         executor.update_parameters(
             job_name=self.config.hydra.job.name,
             comment=str(folder),
-            ntasks_per_node=tasks,
+            ntasks_per_node=devices,
+            srun_args=["--kill-on-bad-exit=1"],  # the other processes of a run would wait for one that failed
             stderr_to_stdout=True,
             **{name: value for name, value in self.parameters.items() if value is not None},
         )

@@ -21,8 +21,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from hydra_plugins.igb_launchers import SlurmLauncher
 from igb._checks import InputError, one_line
-from igb._paths import is_given, make_folder, quoted
+from igb._paths import is_given, log_path, make_folder, quoted
 
 LONGEST_NAME = 150  # bytes; file systems allow 255, and others add to it
 
@@ -64,15 +65,19 @@ class IgbSweeper(BasicSweeper):
         sweep, new = self._folder()
         cli.check_jobs(configs, [None if new else sweep / name for name in names])
         with cli.one_line_exit():
+            devices = max(config.trainer.devices for config in configs)
+            if devices > 1 and not isinstance(self.launcher, SlurmLauncher):
+                raise InputError(f"trainer.devices={devices} in a sweep needs hydra/launcher=slurm")
             if twice := [name for name, times in Counter(names).items() if times > 1]:
                 raise InputError(f"{twice[0]} stands more than once in the sweep; a run needs overrides of its own")
             sweep = make_folder(sweep, exclusively=new)
             lock = folders.Lock(sweep)
             lock.acquire()
-        with read_write(self.config), open_dict(self.config):
-            self.config.hydra.sweep.dir = str(sweep)
-            self.config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(sweep))}")
-        OmegaConf.save(self.config, sweep / "multirun.yaml")
+            with read_write(self.config), open_dict(self.config):
+                self.config.hydra.sweep.dir = str(sweep)
+                self.config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(sweep))}")
+            OmegaConf.save(self.config, sweep / "multirun.yaml")
+            folders.plan(sweep, names)
         print(f"igb: to go on with this sweep after an interruption: {_command(sweep if new else None)}", flush=True)
         left = []
         for job, config, name in zip(jobs, configs, names, strict=True):
@@ -117,17 +122,13 @@ class IgbSweeper(BasicSweeper):
             error = returns[name]._return_value if name in returns else None
             if isinstance(error, Exception):
                 reason = one_line(error)
-            failed.append(f"igb: failed: {name}: {reason}; see {self._log(sweep / name)}")
+            failed.append(f"igb: failed: {name}: {reason}; see {log_path(sweep / name)}")
         counts = ", ".join(f"{ended[status]} {status}" for status in folders.FINAL)
         print("\n".join([*failed, f"igb: {counts}, {len(failed)} failed"]), file=sys.stderr, flush=True)
         if failed:
             sys.exit(1)
         print(f"igb: the sweep is in {sweep}; igb-report {sweep} draws its figures")
         return returns
-
-    def _log(self, folder: Path) -> Path:
-        assert self.config is not None
-        return folder / f"{self.config.hydra.job.name}.log"
 
     def _folder(self) -> tuple[Path, bool]:
         """The sweep's folder, and whether it has to be a new one: not if the user named it."""

@@ -2,12 +2,16 @@
 
 import itertools
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from igb._checks import InputError
+
+NEEDED = 1 << 16  # bytes that a folder must have room for, lest the first lines of a run find the disk full
 
 
 def config_folder() -> Path:
@@ -26,6 +30,11 @@ def import_from(runtime: Any) -> None:
             sys.path.insert(0, source.path)
 
 
+def log_path(folder: Path) -> Path:
+    """Where all that a run says is kept; conf/config.yaml has it too."""
+    return folder / "igb.log"
+
+
 def checkpoint_path(folder: Path) -> Path:
     """Where a run keeps its last checkpoint."""
     return folder / "checkpoints" / "last.ckpt"
@@ -40,8 +49,10 @@ def make_folder(folder: Path, *, exclusively: bool) -> Path:
     for number in itertools.count(2):
         try:
             folder.mkdir(parents=True, exist_ok=not exclusively)
-            (folder / ".writable").touch()
-            (folder / ".writable").unlink()
+            try:
+                (folder / ".writable").write_bytes(bytes(NEEDED))
+            finally:
+                (folder / ".writable").unlink(missing_ok=True)
             break
         except OSError as error:
             taken = isinstance(error, FileExistsError) and folder.is_dir()
@@ -49,6 +60,18 @@ def make_folder(folder: Path, *, exclusively: bool) -> Path:
                 raise InputError(f"the output folder {folder} cannot be written ({error.strerror})") from error
             folder = wanted.with_name(f"{wanted.name}_{number}")
     return folder
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a file to write to; when it is whole it takes the place of `path`, and if it does not become so it goes."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        yield partial
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    partial.replace(path)
 
 
 def is_given(hydra: Any, key: str) -> bool:

@@ -13,13 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
 from igb._checks import InputError, one_line
-from igb._paths import checkpoint_path, import_from
+from igb._paths import checkpoint_path, import_from, replacing
 from igb.records import Records
+from igb.steps import Steps
 from igb.stopping import Stop, StoppedError
 
 NETWORK = "network."  # the prefix of its weights in the checkpoint of a Classifier
@@ -28,45 +30,54 @@ log = logging.getLogger(__name__)
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint on disk: its file, the steps done, what was recorded until then, and the random states."""
+    """A checkpoint on disk: its file, the steps done, what was recorded until then, and each process's random state."""
 
     path: Path
     step: int
     records: dict[str, Any]
-    random: dict[str, Any]
+    random: list[dict[str, Any]]
 
 
 class Checkpoints(pl.Callback):
     """Writes a checkpoint every few minutes, at the end of every epoch and of the run, and when the run is to stop.
 
-    It stands between records and probe in the trainer's list, so that a checkpoint is of the network after a step and
+    It stands between steps and probe in the trainer's list, so that a checkpoint is of the network after a step and
     its loss, before its probe; a run that goes on from it starts with that probe, if one is due.
 
     Args:
-        records: of the same run; their state is part of a checkpoint.
+        folder: of the run.
+        steps: of the same run, whose losses are read before a checkpoint is written.
+        records: whose state is part of a checkpoint; None in a process that writes nothing, as another does.
         stop: says whether the run is to stop.
         minutes: between checkpoints within an epoch.
         last: the checkpoint that this run goes on from, if it does.
     """
 
-    def __init__(self, records: Records, stop: Stop, minutes: float, last: Checkpoint | None) -> None:
-        self.records, self.stop, self.minutes, self._last = records, stop, minutes, last
-        self._path = checkpoint_path(records.folder)
+    def __init__(
+        self, folder: Path, steps: Steps, records: Records | None, stop: Stop, minutes: float, last: Checkpoint | None
+    ) -> None:
+        self.steps, self.records, self.stop, self.minutes, self._last = steps, records, stop, minutes, last
+        self._path = checkpoint_path(folder)
         self._saved: int | None = None  # the step of the newest checkpoint; None before training
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Have the processes of a run stop together."""
+        if trainer.world_size > 1:
+            self.stop.together()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take up the random states, and start the clock."""
         self.stop.listen()
         self._saved = self._last.step if self._last else 0
         if self._last:
-            _set_random_state(self._last.random)
+            _set_random_state(self._last.random[trainer.global_rank])
         self._due = time.monotonic() + 60 * self.minutes
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Write a checkpoint if one is due; leave if the run is to stop."""
-        step, probe = trainer.global_step, self.records.probe
+        step, probe = trainer.global_step, self.steps.probe
         ending = step == probe.total_steps or step % probe.steps_per_epoch == 0
-        if ending or time.monotonic() >= self._due:
+        if ending or self.stop.agreed(int(time.monotonic() >= self._due)):
             self._save(trainer)
         self.stop.check()
 
@@ -83,25 +94,27 @@ class Checkpoints(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add what Lightning does not keep."""
-        checkpoint["igb"] = {"records": self.records.state(), "random": _random_state()}
+        random: list[Any] = [_random_state()] * trainer.world_size
+        if trainer.world_size > 1:
+            dist.all_gather_object(random, random[0])
+        checkpoint["igb"] = {"records": self.records and self.records.state(), "random": random}
 
     def _save(self, trainer: pl.Trainer) -> None:
         started = time.monotonic()
-        self.records.settle()
-        self._path.parent.mkdir(exist_ok=True)
-        partial = self._path.with_suffix(".partial")
-        try:
-            trainer.save_checkpoint(partial)
-            _sync(partial)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        if self._path.exists():
-            self._path.replace(_previous(self._path))
-        partial.replace(self._path)
-        _sync(self._path.parent)
+        self.steps.read(trainer)
+        if self.records:
+            self.records.settle()
+            self._path.parent.mkdir(exist_ok=True)
+            with replacing(self._path) as partial:
+                trainer.save_checkpoint(partial)
+                _sync(partial)
+                if self._path.exists():
+                    self._path.replace(_previous(self._path))
+            _sync(self._path.parent)
+            self.records.add_checkpoint_seconds(time.monotonic() - started)
+        else:  # Lightning has all processes call it, of which the first writes
+            trainer.save_checkpoint(self._path)
         self._saved = trainer.global_step
-        self.records.add_checkpoint_seconds(time.monotonic() - started)
         self._due = time.monotonic() + 60 * self.minutes
 
 

@@ -1,11 +1,13 @@
 """The commands `igb` and `igb-report`; torch and pandas are imported when they are needed, so that help is quick."""
 
 import argparse
+import errno
 import gc
 import logging
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from igb._checks import InputError, one_line
-from igb._paths import config_folder, import_from, is_given, make_folder
+from igb._paths import config_folder, import_from, is_given, log_path, make_folder
 from igb.stopping import Stop, StoppedError
 
 log = logging.getLogger(__name__)
@@ -27,6 +29,8 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     """Run `igb`."""
+    logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
+    threading.excepthook = _in_thread
     try:
         _app()
     except KeyboardInterrupt:
@@ -62,7 +66,7 @@ def slurm_job(arguments: Sequence[str], folder: Path) -> None:
     """
     from igb import slurm
 
-    with open(folder / "igb.log", "ab") as stream:
+    with open(log_path(folder), "ab") as stream:
         for descriptor in (1, 2):
             os.dup2(stream.fileno(), descriptor)
     sys.argv = ["igb", *arguments]
@@ -98,8 +102,10 @@ def _app(config: DictConfig) -> str:
     except Exception as error:
         if isinstance(error, InputError):
             log.error("igb: %s", error)
+        elif _is_full(error):
+            log.error("igb: the disk of %s is full; make room, and the same command goes on with the run", folder)
         else:
-            file = folder / f"{options.job.name}.log"
+            file = log_path(folder)
             log.error("igb: %s; the traceback is in %s", _named(error), file)
             with suppress(OSError), open(file, "a") as stream:  # the disk may be full
                 traceback.print_exc(file=stream)
@@ -149,9 +155,20 @@ def one_line_exit() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not isinstance(error, InputError | OmegaConfBaseException) or os.environ.get("HYDRA_FULL_ERROR") == "1":
+        known = isinstance(error, InputError | OmegaConfBaseException | OSError)
+        if not known or os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
         sys.exit(f"igb: {_named(error)}")
+
+
+def _is_full(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _in_thread(arguments: threading.ExceptHookArgs) -> None:
+    """Pass over a full disk, which TensorBoard's thread may find first; its next call from the run raises that."""
+    if not _is_full(arguments.exc_value):
+        threading.__excepthook__(arguments)
 
 
 def _named(error: Exception) -> str:

@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import NamedTuple
 
 import filelock
 import numpy as np
@@ -16,10 +17,11 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from igb import _batches, _checks
 from igb._checks import InputError
+from igb._paths import replacing
 
 SCALINGS = ("standard", "unit", "symmetric", "raw")
 SERVING = {"batch_size", "scaling", "seed", "cache_dir", "trainer"}  # options that leave the decoded images as they are
@@ -33,6 +35,25 @@ class Images:
     train_labels: np.ndarray
     test_images: np.ndarray
     test_labels: np.ndarray
+
+
+class Batch(NamedTuple):
+    """A process's share of a batch: images [B, ...], labels [B], and the `size` of the whole batch."""
+
+    images: Tensor
+    labels: Tensor
+    size: int
+
+
+class Shares(Dataset[Batch]):
+    """What one of several processes sees of a data set whose items are batches: shares differ by one image at most."""
+
+    def __init__(self, images: Tensor, labels: Tensor, rank: int, processes: int) -> None:
+        self.images, self.labels, self.rank, self.processes = images, labels, rank, processes
+
+    def __getitem__(self, batch: Tensor) -> Batch:
+        share = batch.tensor_split(self.processes)[self.rank]
+        return Batch(self.images[share], self.labels[share], len(batch))
 
 
 class ImageData(pl.LightningDataModule):
@@ -90,6 +111,7 @@ class ImageData(pl.LightningDataModule):
             )
         self._offset, self._divisor = _affine(self.scaling, arrays.train_images)
         self._sampler = EpochSampler(len(arrays.train_labels), self.batch_size, self.seed)
+        self._share = (0, 1)
         for name, array in vars(arrays).items():
             setattr(self, name, torch.from_numpy(array))
 
@@ -98,11 +120,21 @@ class ImageData(pl.LightningDataModule):
         """Batches in an epoch."""
         return len(self._sampler)
 
+    def deal(self, rank: int, processes: int, at_least: int) -> None:
+        """Serve one process's share of every batch from now on; InputError if a share has fewer than `at_least`."""
+        smallest = min(map(len, self._sampler))
+        if smallest < processes * at_least:
+            raise InputError(
+                f"batch_size={self.batch_size} leaves a batch of {smallest} images, too few for {at_least} on each of "
+                f"trainer.devices={processes}"
+            )
+        self._share = (rank, processes)
+
     def scale(self, images: Tensor) -> Tensor:
         """Scale uint8 images [N, H, W] to the network's input, float32 [N, 1, H, W]."""
         return images.unsqueeze(1).float().sub_(self._offset).div_(self._divisor)
 
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+    def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of uint8 images [B, H, W] and labels [B]; Lightning tells the sampler the epoch.
 
         Images, labels and order lie on the trainer's device, so that no batch waits for a transfer.
@@ -112,16 +144,15 @@ class ImageData(pl.LightningDataModule):
         if self.trainer:
             self._sampler.start_at(*divmod(self.trainer.global_step, self.steps_per_epoch))
         return DataLoader(
-            TensorDataset(self.train_images.to(device), self.train_labels.to(device)),
+            Shares(self.train_images.to(device), self.train_labels.to(device), *self._share),
             sampler=self._sampler,
             batch_size=None,
             generator=torch.Generator(),  # else every epoch would draw from the global one
         )
 
-    def on_after_batch_transfer(self, batch: Sequence[Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Scale a batch, which is bytes, on the device."""
-        images, labels = batch
-        return self.scale(images), labels
+        return batch._replace(images=self.scale(batch.images))
 
     def _cached(self) -> Images:
         """The decoded images, from the cache if no file changed since; processes that start at once decode once."""
@@ -232,11 +263,8 @@ def _read_cache(cache: Path, fingerprint: str) -> Images | None:
 
 
 def _write_cache(cache: Path, fingerprint: str, images: Images) -> None:
-    partial = cache.with_suffix(".partial")
     try:
-        with open(partial, "wb") as stream:
+        with replacing(cache) as partial, open(partial, "wb") as stream:
             np.savez(stream, fingerprint=np.array(fingerprint), **vars(images))
-        partial.replace(cache)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise InputError(f"cache_dir={cache.parent} cannot be written ({error})") from error

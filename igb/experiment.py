@@ -1,7 +1,10 @@
 """One run, from a config to a finished run folder."""
 
+import atexit
+import contextlib
 import functools
 import logging
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,19 +15,21 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from igb import _checks, checkpoints, folders, initialization
 from igb._checks import InputError, one_line
 from igb.checkpoints import Checkpoints
-from igb.compute import Compute
+from igb.compute import ALL_THREADS, Compute
 from igb.data import ImageData
 from igb.losses import LossSchedule
 from igb.pace import Pace, ProgressBar
 from igb.probe import Probe
 from igb.records import Records
-from igb.stopping import Stop
+from igb.steps import DivergedError, Steps
+from igb.stopping import Stop, StoppedError
 from igb.training import Classifier, MakeOptimizer
 
 log = logging.getLogger(__name__)
@@ -40,6 +45,8 @@ class Parts(NamedTuple):
     probe: Probe
     compute: Compute
     make_trainer: Callable[..., pl.Trainer]
+    rank: int  # of this process among those of the run, one a device
+    least: int  # images that a device needs of a batch
 
 
 def run(config: DictConfig, folder: Path) -> str:
@@ -54,28 +61,53 @@ def run(config: DictConfig, folder: Path) -> str:
     if status := folders.finished(folder, config):
         log.info("%s already: %s", status, folder)
         return status
-    with Stop() as stop, Records(folder, parts.probe, config) as records:
-        records.start()
+    try:
+        _carry_out(parts, config, folder)
+    except DivergedError:
+        return "diverged"
+    except StoppedError:
+        if parts.rank == 0:  # which speaks for all
+            raise
+        return "interrupted"
+    if parts.rank == 0:
+        checkpoints.settle(folder, keep=config.trainer.keep_checkpoint)
+    return "completed"
+
+
+def _carry_out(parts: Parts, config: DictConfig, folder: Path) -> None:
+    """The part of one process, the first of which alone writes."""
+    steps, first = Steps(parts.probe), parts.rank == 0
+    with Stop() as stop, contextlib.ExitStack() as stack:
+        records = stack.enter_context(Records(folder, parts.probe, steps, config)) if first else None
+        if records:
+            records.start()
         with _checks.within("data"):
             parts.data.setup()
+            parts.data.deal(parts.rank, config.trainer.devices, parts.least)
+        if parts.compute.threads is None and not SLURMEnvironment.detect():  # which gives each process its own cores
+            parts.compute.threads = max(1, ALL_THREADS // config.trainer.devices)
         last = checkpoints.latest(folder)
         if last:
-            records.go_on(last.records, last.step)
+            if records:
+                records.go_on(last.records, last.step)
             parts.probe.first_step = last.step
-            parts.compute.threads = records.former["threads"]
-        pl.seed_everything(config.seed, verbose=False)
+            parts.compute.threads = (folders.read(folder) or {})["threads"]
+        pl.seed_everything((config.seed + parts.rank) % 2**32, verbose=False)
         parts.probe.check = stop.check
-        saving = Checkpoints(records, stop, config.trainer.checkpoint_minutes, last)
-        pace = Pace(parts.probe)
-        progress_bar = [ProgressBar(pace)] if sys.stdout.isatty() else []
-        trainer = parts.make_trainer(callbacks=[records, saving, parts.probe, pace, *progress_bar])
-        parts.compute.start(trainer.strategy.root_device)
+        callbacks: list[pl.Callback] = [
+            steps,
+            Checkpoints(folder, steps, records, stop, config.trainer.checkpoint_minutes, last),
+            parts.probe,
+        ]
+        if records:
+            pace = Pace(parts.probe)
+            callbacks = [records, *callbacks, pace, *([ProgressBar(pace)] if sys.stdout.isatty() else [])]
+        trainer = parts.make_trainer(callbacks=callbacks)
+        if trainer.strategy.launcher is not None:  # which leaves the other processes alone when this one fails
+            atexit.register(trainer.strategy.launcher.kill, signal.SIGKILL)
         classifier = Classifier(parts.make_network(), parts.losses, parts.make_optimizer, parts.compute)
         with stop.deferred():
             trainer.fit(classifier, datamodule=parts.data, ckpt_path=last and last.path, weights_only=True)
-    if records.status == "completed":
-        checkpoints.settle(folder, keep=config.trainer.keep_checkpoint)
-    return records.status
 
 
 def build(config: DictConfig) -> Parts:
@@ -90,10 +122,13 @@ def build(config: DictConfig) -> Parts:
         _checks.boolean("keep_checkpoint", config.trainer.keep_checkpoint)
         _checks.number("checkpoint_minutes", config.trainer.checkpoint_minutes, at_least=0)
     make_trainer = functools.partial(_make, config, "trainer", without=("keep_checkpoint", "checkpoint_minutes"))
-    make_trainer()
+    rank = make_trainer().global_rank
     classes = len(data.class_names)
-    if _has_batch_norm(OmegaConf.to_yaml(config.model, resolve=True), classes) and data.batch_size == 1:
-        raise InputError("data.batch_size=1 must be at least 2 for a network with batch norm")
+    least = 2 if _has_batch_norm(OmegaConf.to_yaml(config.model, resolve=True), classes) else 1
+    if data.batch_size < (needed := least * config.trainer.devices):
+        what = "a network with batch norm" if least > 1 else "a network"
+        where = f" on each of {config.trainer.devices} devices" if config.trainer.devices > 1 else ""
+        raise InputError(f"data.batch_size={data.batch_size} must be at least {needed} for {what}{where}")
     make_network = functools.partial(_make, config, "model", num_classes=classes)
     initialize = functools.partial(initialization.build, make_network, _make(config, "init"), config.init_seed)
     return Parts(
@@ -104,6 +139,8 @@ def build(config: DictConfig) -> Parts:
         _make(config, "probe"),
         _make(config, "compute"),
         make_trainer,
+        rank,
+        least,
     )
 
 

@@ -1,18 +1,23 @@
 """What a run's folder says to a command that would write there; imports nothing heavy."""
 
+import contextlib
 import json
 import logging
 import math
 import os
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import filelock
 from omegaconf import DictConfig, OmegaConf
 
+from igb import slurm
 from igb._checks import InputError
-from igb._paths import checkpoint_path
+from igb._paths import checkpoint_path, replacing
 
+PLAN = "sweep.json"
 FINAL = ("completed", "diverged")  # of which the first is final unless there are more steps to go
 MAY_DIFFER = ("data.root", "data.cache_dir")
 MAY_GROW = ("trainer.max_epochs", "trainer.max_steps")
@@ -45,16 +50,34 @@ class Lock:
 
 
 def in_use(folder: Path) -> bool:
-    """Whether a process holds the folder's lock."""
+    """Whether a process holds the folder's lock; taken to be so where this user may not ask."""
     if not (folder / ".lock").exists():
         return False
-    lock = Lock(folder)
+    lock = filelock.FileLock(folder / ".lock")
     try:
-        lock.acquire()
-    except InputError:
+        lock.acquire(timeout=0)
+    except (filelock.Timeout, PermissionError):
         return True
+    except (OSError, NotImplementedError):  # a file system without locks
+        return False
     lock.release()
     return False
+
+
+def status(folder: Path, entries: dict[str, Any]) -> str:
+    """How the run with this run.json stands: who says `running` but is no more was interrupted.
+
+    It runs while a process holds the folder's lock, or, where a lock is not seen from another machine, while its job is
+    in SLURM's queue.
+    """
+    recorded = str(entries["status"])
+    if recorded != "running" or in_use(folder):
+        return recorded
+    alive = False
+    if job := entries.get("slurm_job"):
+        with contextlib.suppress(OSError, subprocess.SubprocessError):  # SLURM is not here
+            alive = job in [other.id for other in slurm.queue()]
+    return "running" if alive else "interrupted"
 
 
 def read(folder: Path) -> dict[str, Any] | None:
@@ -67,6 +90,23 @@ def read(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is damaged ({error}); remove {folder} to start anew") from error
     return entries
+
+
+def plan(sweep: Path, names: Sequence[str]) -> None:
+    """Keep the names of a sweep's runs in its folder, beside those of an earlier command."""
+    with replacing(sweep / PLAN) as partial:
+        partial.write_text(json.dumps(list(dict.fromkeys([*planned(sweep), *names])), indent=1) + "\n")
+
+
+def planned(sweep: Path) -> list[str]:
+    """The names of the runs that a sweep has, or is to have."""
+    try:
+        names: list[str] = json.loads((sweep / PLAN).read_text())
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise InputError(f"{sweep / PLAN} is damaged ({error}); remove it") from error
+    return names
 
 
 def finished(folder: Path, config: DictConfig) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from igb import _checks, statistics
@@ -92,6 +93,10 @@ class Probe(pl.Callback):
         if pl_module.device.type == "cuda":  # which may still be at the step before
             torch.cuda.synchronize(pl_module.device)
         started = time.perf_counter()
+        several = trainer.world_size > 1
+        if several:  # a batch norm that saw a share alone gives way to that of the first process, as in the next step
+            for buffer in pl_module.network.buffers():
+                dist.broadcast(buffer, 0)
         scale = trainer.datamodule.scale  # type: ignore[attr-defined]
 
         def transform(images: Tensor) -> Tensor:
@@ -116,6 +121,7 @@ class Probe(pl.Callback):
                     batch_norm=mode,
                     chunk=self.chunk,
                     transform=transform,
+                    distributed=several,
                 ),
             )
             for mode in self.modes

@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -25,11 +25,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.tensorboard import SummaryWriter
 
-from igb import folders
+from igb import folders, slurm
 from igb._checks import InputError, one_line
-from igb._paths import make_folder
+from igb._paths import make_folder, replacing
 from igb.losses import LossSchedule, TrueClassLoss, loss_curve
 from igb.probe import Probe, ProbeResult
+from igb.steps import DivergedError, Step, Steps
 from igb.stopping import StoppedError
 from igb.training import Classifier
 
@@ -38,14 +39,9 @@ METRICS_HEADER = ("step", "epoch", "batch_norm", "class", "class_name", "count",
 MATRICES = ("step", "batch_norm", "probability", "prediction")
 TRAIN_HEADER = ("step", "epoch", "loss", "lr", "images_per_second")
 LOSS_CURVE_HEADER = ("from_epoch", "name", "p_y", "loss", "gradient")
-STEPS_BETWEEN_READS = 50  # a loss stays on the device until then, so that training need not wait for it
 PACKAGES = ("igb", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
 
 log = logging.getLogger(__name__)
-
-
-class DivergedError(RuntimeError):
-    """The training loss is no longer finite; the run ends as a result like any other."""
 
 
 class Records(pl.Callback):
@@ -54,10 +50,11 @@ class Records(pl.Callback):
     Args:
         folder: the run's folder; InputError if it cannot be written.
         probe: whose results are recorded.
+        steps: which are recorded.
         config: the run's config.
     """
 
-    def __init__(self, folder: Path, probe: Probe, config: DictConfig) -> None:
+    def __init__(self, folder: Path, probe: Probe, steps: Steps, config: DictConfig) -> None:
         make_folder(folder, exclusively=False)
         self.folder, self.probe, self.config = folder, probe, config
         self.status = "running"
@@ -67,13 +64,13 @@ class Records(pl.Callback):
         entries = {"status": self.status, "started": started, **self.former, "seeds": seeds, **environment()}
         self._entries: dict[str, Any] = entries
         self._entries.pop("reason", None)
+        self._entries["slurm_job"] = slurm.own_job()
         self._started = time.perf_counter()
         self._kept: dict[str, Any] = {"metrics": 0, "train": 0, "probes": 0, "seconds": 0.0}
         self._lock = folders.Lock(folder)
         self._files: list[Any] = []  # what is flushed after each record and closed at the end
-        self._pending: list[tuple[int, torch.Tensor, float, int]] = []  # step, loss, learning rate, images
         self._matrices: list[tuple[int, str, np.ndarray, np.ndarray]] = []  # one for each probe and mode
-        probe.record = self.record
+        probe.record, steps.record = self.record, self.record_steps
 
     def __enter__(self) -> "Records":
         return self
@@ -102,16 +99,14 @@ class Records(pl.Callback):
         self._entries["checkpoint_seconds"] = round(self._entries.get("checkpoint_seconds", 0.0) + seconds, 3)
 
     def settle(self) -> None:
-        """Write what is held back, before a checkpoint; raise DivergedError if a loss is not finite."""
-        if self._pending:
-            self._write_losses()
+        """Write what is held back, before a checkpoint."""
         self._write_matrices()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> Literal[True] | None:
+    ) -> None:
         if not self._lock.held:
-            return None
+            return
         if isinstance(error, StoppedError | KeyboardInterrupt | SystemExit):
             self.status = "interrupted"
         elif isinstance(error, DivergedError):
@@ -125,13 +120,9 @@ class Records(pl.Callback):
             last.callback(self._write_entries)
             for file in self._files:
                 last.callback(file.close)
-            if self._pending:  # losses of the steps since the last read
-                with contextlib.suppress(DivergedError):
-                    self._write_losses()
             if self._matrices:
                 self._write_matrices()
         log.info("%s: %s", self.status if self.status != "diverged" else f"diverged ({error})", self.folder)
-        return True if self.status == "diverged" else None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write what is known before training and state the plan in one line."""
@@ -144,6 +135,7 @@ class Records(pl.Callback):
             "steps_per_epoch": data.steps_per_epoch,
             "total_steps": self.probe.total_steps,
             "device": str(device),
+            "devices": trainer.world_size,
             "precision": pl_module.compute.precision,
             "threads": torch.get_num_threads(),
             "deterministic": device.type == "cpu" or torch.are_deterministic_algorithms_enabled(),
@@ -166,20 +158,6 @@ class Records(pl.Callback):
             f"{self.probe.total_steps:,}",
         )
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock of the first batches."""
-        self._clock = self._training_seconds()
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Keep the loss of a step, and record losses before a probe or when there are enough of them."""
-        step = trainer.global_step
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        self._pending.append((step, outputs["loss"].detach(), rate, len(batch[1])))
-        if step in self.probe.steps or len(self._pending) >= STEPS_BETWEEN_READS:
-            pl_module.log("loss", self._write_losses(), prog_bar=True, logger=False)
-
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say where the run stands, where no progress bar does."""
         if not trainer.progress_bar_callback:
@@ -193,24 +171,12 @@ class Records(pl.Callback):
         """Spent on what is recorded, in the processes before this one too."""
         return float(self._kept["seconds"]) + time.perf_counter() - self._started
 
-    def _training_seconds(self) -> float:
-        """A clock that stands still while the probe measures."""
-        return time.perf_counter() - self.probe.seconds
-
-    def _write_losses(self) -> float:
-        """Write the pending losses and return the last; raise DivergedError at the first that is not finite."""
-        seconds = self._training_seconds() - self._clock
-        speed = sum(images for *_, images in self._pending) / seconds
-        losses = torch.stack([loss for _, loss, _, _ in self._pending]).tolist()
-        pending, self._pending = self._pending, []
-        for (step, _, rate, _), loss in zip(pending, losses, strict=True):
+    def record_steps(self, steps: Sequence[Step]) -> None:
+        """Write the losses of some steps."""
+        for step, loss, rate, speed in steps:
             self._train.writerow((step, step / self._steps_per_epoch, loss, rate, round(speed, 1)))
             self._draw_loss(step, loss)
-            if not math.isfinite(loss):
-                raise DivergedError(f"loss {loss} at step {step}")
         self._flush()
-        self._clock = self._training_seconds()
-        return loss
 
     def record(self, results: Sequence[ProbeResult]) -> None:
         """Write what a probe saw."""
@@ -313,12 +279,10 @@ class Records(pl.Callback):
                     writer.writerow((epoch, str(loss), *row))
 
     def _write_matrices(self) -> None:
-        partial = self.folder / "matrices.npz.partial"
-        with open(partial, "wb") as stream:
+        with replacing(self.folder / "matrices.npz") as partial, open(partial, "wb") as stream:
             columns = zip(*self._matrices, strict=True)
             arrays: dict[str, Any] = {name: np.array(column) for name, column in zip(MATRICES, columns, strict=True)}
             np.savez(stream, **arrays)
-        partial.replace(self.folder / "matrices.npz")
 
     def _write_entries(self) -> None:
         entries = {
@@ -327,9 +291,8 @@ class Records(pl.Callback):
             "wall_seconds": round(self._seconds(), 3),
             "peak_memory_bytes": max(peak_memory(), self.former.get("peak_memory_bytes", 0)),
         }
-        partial = self.folder / "run.json.partial"
-        partial.write_text(json.dumps(entries, indent=2) + "\n")
-        partial.replace(self.folder / "run.json")
+        with replacing(self.folder / "run.json") as partial:
+            partial.write_text(json.dumps(entries, indent=2) + "\n")
 
 
 def tag(batch_norm: str, metric: str, k: int, class_name: str) -> str:

@@ -1,11 +1,13 @@
 """What a classifier predicts, class by class: the two C x C matrices and three vectors of every probe."""
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 import torchmetrics
 from torch import Tensor, nn
@@ -71,13 +73,13 @@ class ClassStatistics:
 
 
 class ClassSums(torchmetrics.Metric):
-    """The float64 sums behind ClassStatistics; they add up over chunks and over devices."""
+    """The float64 sums behind ClassStatistics; they add up over chunks and, if asked, over processes."""
 
     full_state_update = False
     NAMES = ("count", "probability", "prediction", "loss", "gradient_norm", "active")
 
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
+    def __init__(self, num_classes: int, distributed: bool = False) -> None:
+        super().__init__(sync_on_compute=distributed)
         for name in self.NAMES:
             shape = (num_classes, num_classes) if name in ("probability", "prediction") else (num_classes,)
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
@@ -102,7 +104,7 @@ class ClassSums(torchmetrics.Metric):
             getattr(self, name).index_add_(0, labels, value)
 
     def compute(self) -> dict[str, Tensor]:
-        """The sums over everything added so far, on all devices."""
+        """The sums over everything added so far."""
         return {name: getattr(self, name) for name in self.NAMES}
 
 
@@ -115,6 +117,7 @@ def measure(
     batch_norm: str = "running",
     chunk: int = 500,
     transform: Callable[[Tensor], Tensor] | None = None,
+    distributed: bool = False,
 ) -> ClassStatistics:
     """Measure what a classifier predicts for labelled images, leaving the classifier exactly as it was.
 
@@ -127,6 +130,8 @@ def measure(
             chunk, leaving the running ones untouched. All other layers are in evaluation mode.
         chunk: images in a forward pass; a last chunk of one image joins the one before it.
         transform: applied to each chunk on the network's device, such as `ImageData.scale`.
+        distributed: deal the chunks to the processes of `torch.distributed`, all of which call this with the same
+            images, and add up what they saw: the result is the same in each, however many there are.
 
     Raises InputError for images and labels that do not fit each other or the network.
     """
@@ -141,9 +146,14 @@ def measure(
         raise InputError("batch_norm=batch needs two or more images; there is one")
     loss = loss if loss is not None else CrossEntropy()
     device = next((tensor.device for tensor in [*network.parameters(), *network.buffers()]), images.device)
+    chunks = list(zip(_batches.split(images, chunk), _batches.split(labels, chunk), strict=True))
+    rank, processes = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+    rounds = -(-len(chunks) // processes)
     sums: ClassSums | None = None
     with _undisturbed(network, device, batch_norm), torch.no_grad():
-        for batch, batch_labels in zip(_batches.split(images, chunk), _batches.split(labels, chunk), strict=True):
+        for number in range(rank, rounds * processes, processes):
+            # Where the last round has none left, one is computed and not counted, so that all take as many steps.
+            batch, batch_labels = chunks[number % len(chunks)]
             batch = batch.to(device)
             logits = network(transform(batch) if transform else batch)
             if logits.ndim != 2 or len(logits) != len(batch) or logits.shape[1] < 2:
@@ -153,15 +163,18 @@ def measure(
             if device.type == "mps":  # which has no float64
                 logits = logits.cpu()
             if sums is None:
-                sums = ClassSums(logits.shape[1]).to(logits.device)
+                sums = ClassSums(logits.shape[1], distributed).to(logits.device)
                 if labels.min() < 0 or labels.max() >= logits.shape[1]:
                     raise InputError(
                         f"labels must lie from 0 to {logits.shape[1] - 1}, one less than the network's classes; "
                         f"they lie from {int(labels.min())} to {int(labels.max())}"
                     )
-            sums.update(logits, batch_labels.to(logits.device).long(), loss)
+            if number < len(chunks):
+                sums.update(logits, batch_labels.to(logits.device).long(), loss)
     assert sums is not None
-    count, *totals = (total.cpu() for total in sums.compute().values())
+    with warnings.catch_warnings():  # a process that no chunk was left for has nothing to add
+        warnings.filterwarnings("ignore", message="The ``compute`` method", category=UserWarning)
+        count, *totals = (total.cpu() for total in sums.compute().values())
     return ClassStatistics(count, *(total / (count if total.ndim == 1 else count[:, None]) for total in totals))
 
 
@@ -169,18 +182,18 @@ def measure(
 def _undisturbed(network: nn.Module, device: torch.device, batch_norm: str) -> Iterator[None]:
     """Evaluation mode with the batch norm chosen; modes, running statistics and random state come back as they were."""
     training = {module: module.training for module in network.modules()}
-    tracking: dict[Any, bool] = {}
+    running: dict[Any, tuple[Tensor | None, Tensor | None]] = {}
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
             network.eval()
-            if batch_norm == "batch":
+            if batch_norm == "batch":  # by which it normalises, also in evaluation mode, where it has no others
                 for module in network.modules():
                     if isinstance(module, _BatchNorm):
-                        tracking[module] = module.track_running_stats
-                        module.training, module.track_running_stats = True, False
+                        running[module] = module.running_mean, module.running_var
+                        module.running_mean = module.running_var = None
             yield
         finally:
-            for module, value in tracking.items():
-                module.track_running_stats = value
+            for module, statistics in running.items():
+                module.running_mean, module.running_var = statistics
             for module, mode in training.items():
                 module.training = mode

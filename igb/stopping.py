@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType, TracebackType
+from typing import Any
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR2") if hasattr(signal, name)]
 
@@ -31,6 +32,7 @@ class Stop:
     def __init__(self) -> None:
         self._requested: int | None = None
         self._deferring = False
+        self._group: Any = None  # of the processes that stop together
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "Stop":
@@ -62,10 +64,27 @@ class Stop:
         finally:
             self._deferring = False
 
+    def together(self) -> None:
+        """From here on stop with the other processes of `torch.distributed`, which all call this and `check`."""
+        import torch.distributed as dist
+
+        self._group = dist.new_group(backend="gloo")  # on which no process waits for its GPU
+
+    def agreed(self, value: int) -> int:
+        """The largest of what the processes that stop together give, which all call this."""
+        if self._group is None:
+            return value
+        import torch
+        import torch.distributed as dist
+
+        largest = torch.tensor(value)
+        dist.all_reduce(largest, dist.ReduceOp.MAX, self._group)
+        return int(largest)
+
     def check(self) -> None:
         """Raise StoppedError if the run is to stop; called only where the network is as its last step left it."""
-        if self._requested is not None:
-            raise StoppedError(self._requested, between_steps=True)
+        if number := self.agreed(self._requested or 0):
+            raise StoppedError(number, between_steps=True)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again = self._requested is not None

@@ -3,12 +3,14 @@
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.warnings import PossibleUserWarning
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from igb import _checks
 from igb._checks import InputError, one_line
 from igb.compute import Compute, channels_last
+from igb.data import Batch
 from igb.losses import LossSchedule
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -46,15 +49,36 @@ class Classifier(pl.LightningModule):
             logits: Tensor = self.network(images)
         return logits.to(images.dtype)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
-        """The loss of a batch of scaled images [N, 1, H, W] and labels [N]."""
-        images, labels = batch
+    def setup(self, stage: str) -> None:
+        """Set the process up, after Lightning has; on several GPUs batch norm is over the batch, not a share of it."""
+        device = self.trainer.strategy.root_device
+        self.compute.start(device)
+        if self.trainer.world_size > 1 and device.type == "cuda":
+            self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """The loss of a batch; of a share of one, scaled so that the mean over all processes is the batch's."""
+        images, labels, size = batch
         loss: Tensor = self.losses.at(self.current_epoch)(self(images), labels)
-        return loss
+        return loss * (self.trainer.world_size * len(labels) / size)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer over all parameters of the network."""
         return self._make_optimizer(self.network.parameters())
+
+
+class Direct(TorchCheckpointIO):
+    """Writes checkpoints where they belong; Lightning's way is through memory and the folder of temporary files."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint; OSError if the disk is full."""
+        try:
+            with open(path, "wb") as stream:
+                torch.save(checkpoint, stream)
+        except RuntimeError as error:  # of torch, which found the file shorter than it should be
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def sgd(lr: float, momentum: float = 0.0, weight_decay: float = 0.0) -> MakeOptimizer:
@@ -71,26 +95,33 @@ def trainer(
     max_epochs: int,
     max_steps: int | None = None,
     accelerator: str = "auto",
+    devices: int = 1,
+    strategy: str = "auto",
     callbacks: Sequence[pl.Callback] = (),
 ) -> pl.Trainer:
-    """A Lightning trainer for one device that leaves evaluating and recording to the callbacks.
+    """A Lightning trainer that leaves evaluating and recording to the callbacks.
 
     Args:
         max_epochs: 0 or more; 0 only measures the initial network.
         max_steps: optimizer steps after which to stop even within an epoch; None for no such limit.
         accelerator: `auto` or what Lightning knows: `cpu`, `gpu`, `mps`, ...
+        devices: that share the work, on one machine, each with a process of its own.
+        strategy: how they do: `ddp`, distributed data parallel, which is also what `auto` means for several.
         callbacks: called in this order.
     """
     _checks.integer("max_epochs", max_epochs, at_least=0)
     if max_steps is not None:
         _checks.integer("max_steps", max_steps, at_least=0)
+    _checks.integer("devices", devices, at_least=1)
+    _checks.choice("strategy", strategy, ("auto", "ddp"))
     _quiet_lightning()
     try:
         return pl.Trainer(
             max_epochs=max_epochs,
             max_steps=-1 if max_steps is None else max_steps,
             accelerator=accelerator,
-            devices=1,
+            devices=devices,
+            strategy="ddp" if devices > 1 else "auto",
             callbacks=list(callbacks),
             logger=False,
             enable_checkpointing=False,
@@ -99,7 +130,7 @@ def trainer(
             limit_val_batches=0,
             use_distributed_sampler=False,
             # Lightning would write its own checkpoint within the signal handler.
-            plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
+            plugins=[Direct(), *([SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else [])],
         )
     except (MisconfigurationException, ValueError) as error:
         raise InputError(f"accelerator={accelerator} cannot be used: {one_line(error)}") from error
@@ -107,7 +138,8 @@ def trainer(
 
 def _quiet_lightning() -> None:
     """Silence what Lightning says about itself, and about choices that are igb's and not the user's."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     modules = r"(pytorch_lightning|lightning_fabric|torchmetrics)\..*"
     for category in (DeprecationWarning, FutureWarning, PossibleUserWarning):
         warnings.filterwarnings("ignore", category=category, module=modules)

@@ -125,7 +125,7 @@ def test_a_new_folder_that_cannot_be_written_is_refused_not_tried_for_ever(tmp_p
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "touch", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(InputError, match=r"run cannot be written .No space left on device"):
         make_folder(tmp_path / "run", exclusively=True)
     assert [folder.name for folder in tmp_path.iterdir()] == ["run"]
@@ -139,7 +139,8 @@ def test_a_full_disk_is_one_line(command, monkeypatch):
     monkeypatch.setattr("traceback.print_exc", full)
     status, output = command(*SHORT)
     assert status == 1
-    assert "igb: OSError: [Errno 28] No space left on device; the traceback is in" in output
+    (folder,) = Path("outputs").glob("*/*")
+    assert f"{folder} is full; make room, and the same command goes on with the run\n" in output
     assert "Traceback" not in output
 
 

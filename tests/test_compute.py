@@ -188,6 +188,13 @@ def test_any_convolution_layer_computes_what_it_did(layer):
         torch.testing.assert_close(result, layer(inputs))
 
 
+@pytest.mark.parametrize("make", NETWORKS)
+def test_synchronised_batch_norm_is_folded_as_plain(make):
+    network = make(10)
+    plain = fold(network, torch.float32, IMAGES)(IMAGES)
+    assert torch.equal(fold(nn.SyncBatchNorm.convert_sync_batchnorm(network), torch.float32, IMAGES)(IMAGES), plain)
+
+
 def test_only_what_is_known_is_folded():
     def changed(change):
         network = networks.resnet18(10)
@@ -195,6 +202,7 @@ def test_only_what_is_known_is_folded():
         return fold(network, torch.float32, IMAGES)
 
     assert changed(lambda network: None) is not None
+    assert changed(nn.SyncBatchNorm.convert_sync_batchnorm) is not None
     assert fold(Tiny(10), torch.float32, IMAGES) is None
     assert fold(torchvision.models.resnext50_32x4d(num_classes=10), torch.float32, IMAGES) is None  # has groups
     assert changed(lambda network: setattr(network, "relu", nn.GELU())) is None
@@ -292,7 +300,7 @@ def test_fast_measures_what_exact_does():
     data.test_images, data.test_labels = data.test_images[:200], data.test_labels[:200]
     images = data.scale(data.test_images)
     largest = []
-    for seed in range(8):
+    for seed in range(4):
         network = initialization.build(lambda: networks.resnet50(10), initialization.replaced_conv1, seed)
         twins = fold(network, torch.float32, images), fold(network, torch.bfloat16, images), Autocast(network)
         exact, fast, autocast = (probability_and_accuracy(twin, data) for twin in twins)

@@ -6,7 +6,7 @@ import time
 import pytest
 from omegaconf import OmegaConf
 
-from igb import folders
+from igb import folders, slurm
 from igb._checks import InputError
 from tests.conftest import tiny_config, tiny_run
 
@@ -69,6 +69,26 @@ def test_a_run_without_its_config_is_refused(tmp_path):
     (tmp_path / "run.json").write_text('{"status": "running"}')
     with pytest.raises(InputError, match="holds a run without its config"):
         folders.refuse_other(tmp_path, OmegaConf.create())
+
+
+def test_a_running_run_is_one_whose_job_of_slurm_is_alive(tmp_path, monkeypatch):
+    """Where its lock is not seen."""
+    monkeypatch.setattr(slurm, "queue", lambda: [slurm.Job("12_3|RUNNING|"), slurm.Job("14|PENDING|")])
+    for job, expected in {"12_3": "running", "14": "running", "12_4": "interrupted", None: "interrupted"}.items():
+        assert folders.status(tmp_path, {"status": "running", "slurm_job": job}) == expected
+    assert folders.status(tmp_path, {"status": "failed", "slurm_job": "14"}) == "failed"
+    monkeypatch.undo()
+    assert folders.status(tmp_path, {"status": "running", "slurm_job": "12_3"}) == "interrupted"  # no SLURM here
+
+
+def test_the_runs_of_a_sweep_are_those_of_all_its_commands(tmp_path):
+    assert folders.planned(tmp_path) == []
+    folders.plan(tmp_path, ["seed=0", "seed=1"])
+    folders.plan(tmp_path, ["seed=2", "seed=1"])
+    assert folders.planned(tmp_path) == ["seed=0", "seed=1", "seed=2"]
+    (tmp_path / "sweep.json").write_text("[")
+    with pytest.raises(InputError, match=r"sweep.json is damaged .*; remove it"):
+        folders.planned(tmp_path)
 
 
 def test_a_lock_ends_with_the_process_that_holds_it(tmp_path):

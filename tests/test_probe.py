@@ -110,7 +110,7 @@ def test_training_is_as_if_there_were_no_probe(tmp_path):
     for epoch in range(2):
         loader = parts.data.train_dataloader()
         loader.sampler.set_epoch(epoch)
-        for images, labels in loader:
+        for images, labels, _ in loader:
             optimizer.zero_grad()
             parts.losses.at(epoch)(classifier(parts.data.scale(images)), labels).backward()
             optimizer.step()

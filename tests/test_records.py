@@ -16,6 +16,7 @@ from igb import experiment
 from igb._checks import InputError
 from igb.records import METRICS, METRICS_HEADER, Records, tag
 from igb.report.runs import read_metrics
+from igb.steps import Steps
 from tests.conftest import TINY, tiny_config, tiny_run
 
 MODES = ("running", "batch")
@@ -183,7 +184,7 @@ def test_the_status_is_settled_also_if_a_record_cannot_be(tmp_path, monkeypatch)
 
 def test_two_runs_cannot_take_one_folder(tmp_path):
     probe = experiment.build(tiny_config()).probe
-    first, second = (Records(tmp_path / "run", probe, tiny_config()) for _ in range(2))
+    first, second = (Records(tmp_path / "run", probe, Steps(probe), tiny_config()) for _ in range(2))
     with first:
         first.start()
         with second, pytest.raises(InputError, match="another process is writing to"):

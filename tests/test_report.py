@@ -7,7 +7,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 import igb
-from igb import report
+from igb import folders, report
 from igb._checks import InputError
 from igb.report import figures
 from igb.report.runs import find_runs, read_metrics
@@ -27,8 +27,14 @@ def made_run(folder, rows, *, overrides=(), **entries):
     folder.mkdir(parents=True)
     (folder / ".hydra").mkdir()
     (folder / ".hydra" / "overrides.yaml").write_text(json.dumps(list(overrides)))
-    info = {"status": "completed", "started": "1", "class_names": ["cat", "dog"], "steps_per_epoch": 4, **entries}
-    (folder / "run.json").write_text(json.dumps(info))
+    info = {
+        "status": "completed",
+        "started": "1",
+        "class_names": ["cat", "dog"],
+        "steps_per_epoch": 4,
+        "total_steps": 8,
+    }
+    (folder / "run.json").write_text(json.dumps({**info, **entries}))
     lines = [HEADER]
     for step, first, second, guess in rows:
         for k, (p, g) in enumerate([(first, guess), (second, 1 - guess)]):
@@ -191,9 +197,33 @@ def test_what_cannot_be_shown_yet_is_named(tmp_path, capsys):
     report.write([tmp_path])
     printed = capsys.readouterr().out
     assert "left out: " in printed
-    assert "early: no probe yet (running)" in printed
+    assert "early: no probe yet (interrupted)" in printed
     assert "old: run.json has no 'status'" in printed
     assert printed.count("left out") == 3
+
+
+def test_an_unfinished_sweep_shows_what_there_is_and_says_what_is_missing(tmp_path, capsys):
+    for seed, status in enumerate(("completed", "running", "running", "failed", "diverged")):
+        entries = {"status": status, "started": str(seed), "reason": "out of memory" if status == "failed" else None}
+        made_run(
+            tmp_path / f"seed={seed}", [(0, 0.9, 0.1, 0.8), (4, 0.5, 0.5, 0.5)], overrides=[f"seed={seed}"], **entries
+        )
+    folders.plan(tmp_path, [f"seed={seed}" for seed in range(6)])
+    lock = folders.Lock(tmp_path / "seed=1")
+    lock.acquire()
+    report.write([tmp_path])
+    table = igb.load_runs(tmp_path)
+    lock.release()
+    printed = capsys.readouterr().out
+    assert [line for line in printed.splitlines() if line.startswith(("left out", "unfinished"))] == [
+        f"left out: {tmp_path}/seed=5: not begun",
+        f"unfinished: seed=1: running, measured up to step 4 of 8; see {tmp_path}/seed=1/igb.log",
+        f"unfinished: seed=2: interrupted, measured up to step 4 of 8; see {tmp_path}/seed=2/igb.log",
+        f"unfinished: seed=3: failed (out of memory), measured up to step 4 of 8; see {tmp_path}/seed=3/igb.log",
+    ]
+    assert table.groupby("run")["status"].first().tolist() == [
+        "completed", "running", "interrupted", "failed", "diverged",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", ["no folder", "empty", "classes", "output"])

@@ -1,6 +1,6 @@
 """What makes the same network faster: convolutions as matrix products, folded batch norm, and the precision of both."""
 
 from igb.compute.folding import CALIBRATION, fold
-from igb.compute.mode import Compute, channels_last
+from igb.compute.mode import ALL_THREADS, Compute, channels_last
 
-__all__ = ["CALIBRATION", "Compute", "channels_last", "fold"]
+__all__ = ["ALL_THREADS", "CALIBRATION", "Compute", "channels_last", "fold"]

@@ -9,7 +9,8 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from igb.compute import convolution
 
 CALIBRATION = 256  # images whose mean input is near enough to that of all
-PARTS = (nn.Sequential, BasicBlock, Bottleneck, nn.ReLU, nn.Conv2d, nn.BatchNorm2d)
+NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)  # the same in evaluation mode
+PARTS = (nn.Sequential, BasicBlock, Bottleneck, nn.ReLU, nn.Conv2d, *NORMS)
 
 
 @torch.no_grad()
@@ -35,10 +36,11 @@ def _is_known(part: nn.Module) -> bool:
     if isinstance(part, nn.Conv2d):
         numeric_padding = part.padding_mode == "zeros" and not isinstance(part.padding, str)
         known = numeric_padding and part.bias is None and part.groups == 1 and part.dilation == (1, 1)
-    elif isinstance(part, nn.BatchNorm2d):
+    elif isinstance(part, NORMS):
         known = part.affine and part.track_running_stats
     elif isinstance(part, BasicBlock | Bottleneck) and part.downsample is not None:
-        known = [type(layer) for layer in part.downsample.children()] == [nn.Conv2d, nn.BatchNorm2d]
+        kinds = [type(layer) for layer in part.downsample.children()]
+        known = kinds in [[nn.Conv2d, norm] for norm in NORMS]
     else:
         known = True
     return known and type(part) in PARTS

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from igb._checks import InputError
+from igb._paths import log_path
 from igb.report import figures
 from igb.report.runs import Run, find_runs, load_runs
 from igb.report.summary import summarize
@@ -34,5 +35,8 @@ def write(folders: Sequence[Path], output: Path | None = None) -> Path:
     except OSError as error:
         raise InputError(f"the report folder {output} cannot be written ({error.strerror})") from error
     print(summary.to_string(index=False, float_format="{:.3f}".format, na_rep="-"))
+    for run in runs:
+        if run.unfinished:
+            print(f"unfinished: {run.label}: {run.unfinished}; see {log_path(run.folder)}")
     print(f"figure1 and figure2 (.png, .pdf) and summary.csv are in {output}")
     return output

@@ -14,6 +14,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from igb._checks import InputError, one_line
+from igb.folders import FINAL, PLAN, planned, status
 
 COUNTS = {"step": int, "class": int, "count": int}
 TEXTS = {"batch_norm": str, "class_name": str}
@@ -38,6 +39,15 @@ class Run:
     def modes(self) -> list[str]:
         """The batch-norm modes it was probed in."""
         return list(self.metrics["batch_norm"].unique())
+
+    @property
+    def unfinished(self) -> str | None:
+        """How far it has come, and why it stands where it does; None if it is finished."""
+        if self.info["status"] in FINAL:
+            return None
+        reason = f" ({self.info['reason']})" if self.info.get("reason") else ""
+        last = self.metrics["step"].iloc[-1]
+        return f"{self.info['status']}{reason}, measured up to step {last:,} of {self.info['total_steps']:,}"
 
     def table(self, quantity: str, batch_norm: str) -> pd.DataFrame:
         """A quantity over the probes of one mode: a row for each step, a column for each class number."""
@@ -76,6 +86,9 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
                 found[file.parent.resolve()] = _read(file.parent)
             except (OSError, ValueError, KeyError) as error:
                 left_out.append(f"{file.parent}: {one_line(error)}")
+        for plan in sorted(folder.rglob(PLAN)):
+            planned_runs = [plan.parent / name for name in planned(plan.parent)]
+            left_out += [f"{run}: not begun" for run in planned_runs if not (run / "run.json").exists()]
     runs = sorted(found.values(), key=lambda run: (run.info["started"], str(run.folder)))
     keys = _differing([run.overrides for run in runs])
     for run in runs:
@@ -105,6 +118,7 @@ def _read(folder: Path) -> Run:
     info = json.loads((folder / "run.json").read_text())
     if missing := [key for key in ("status", "started") if key not in info]:
         raise ValueError(f"run.json has no {missing[0]!r}; it is damaged or of another version of igb")
+    info["status"] = status(folder, info)
     if "class_names" not in info or not (folder / "metrics.csv").exists():
         raise ValueError(f"no probe yet ({info['status']})")
     metrics = read_metrics(folder / "metrics.csv", len(info["class_names"]))
