@@ -10,7 +10,7 @@ run: $(VENV)/installed
 	$(BIN)/igb-report multirun/$(NAME)
 
 test: $(VENV)/installed
-	$(BIN)/pytest --numprocesses auto
+	$(BIN)/pytest --numprocesses auto --dist loadfile
 
 test-faults: $(VENV)/installed
 	$(BIN)/pytest -m faults --capture=no

@@ -28,7 +28,7 @@ from tests.slurm_cluster import free_port
 
 # Shares of 24 and 23 images, in the last batch of an epoch of 14 and 13; five chunks, so that the last round lacks one.
 OVERRIDES = (
-    "data.batch_size=47", "trainer.max_steps=40", "optimizer.lr=0.01", "optimizer.momentum=0.9", "loss=ce",
+    "data.batch_size=47", "trainer.max_steps=34", "optimizer.lr=0.01", "optimizer.momentum=0.9", "loss=ce",
     "probe=log", "probe.points=12", "probe.batch_norm=both", "probe.chunk=80",
 )  # fmt: skip
 

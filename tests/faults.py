@@ -32,7 +32,7 @@ from tests.conftest import tiny_config
 STEPS_PER_EPOCH = 45
 # Momentum, dropout, a loss that changes and both modes: all that a run has to take up again.
 OVERRIDES = (
-    "trainer.max_steps=100", "optimizer.momentum=0.9", "+model.dropout=0.3", "loss=bl", "loss.warmup_epochs=1",
+    "trainer.max_steps=60", "optimizer.momentum=0.9", "+model.dropout=0.3", "loss=bl", "loss.warmup_epochs=1",
     "probe=log", "probe.points=25", "probe.batch_norm=both", "probe.images=60", "probe.chunk=20",
     "trainer.checkpoint_minutes=0.001",
 )  # fmt: skip
