@@ -152,6 +152,18 @@ def test_a_requeued_job_goes_on(cluster, tmp_path):
     check(sweep, tmp_path, "bl")
 
 
+def test_the_devices_of_a_job_stop_and_go_on_together(cluster, tmp_path):
+    """As before its time limit, or a preemption."""
+    sweep = Sweep(cluster, tmp_path, *LONG, "trainer.devices=2", "trainer.strategy=ddp", "loss=ce")
+    sweep.wait_for_steps("ce")
+    cluster.run("scancel", "--signal=USR2", sweep.job("ce"))
+    status, output = sweep.end(580)
+    assert status == 0, output
+    assert len(resumed(sweep, "ce")) == 1
+    assert json.loads((sweep.runs()["ce"] / "run.json").read_text())["devices"] == 2
+    check(sweep, tmp_path, "ce")
+
+
 def test_a_killed_process_is_seen_and_its_sweep_goes_on(cluster, tmp_path):
     sweep = Sweep(cluster, tmp_path, *LONG, "trainer.checkpoint_minutes=0.01", "loss=ce")
     sweep.wait_for_steps("ce")
