@@ -154,7 +154,9 @@ def test_a_requeued_job_goes_on(cluster, tmp_path):
 
 def test_the_devices_of_a_job_stop_and_go_on_together(cluster, tmp_path):
     """As before its time limit, or a preemption."""
-    sweep = Sweep(cluster, tmp_path, *LONG, "trainer.devices=2", "trainer.strategy=ddp", "loss=ce")
+    sweep = Sweep(
+        cluster, tmp_path, *LONG[:-1], "trainer.max_epochs=40", "trainer.devices=2", "trainer.strategy=ddp", "loss=ce"
+    )
     sweep.wait_for_steps("ce")
     cluster.run("scancel", "--signal=USR2", sweep.job("ce"))
     status, output = sweep.end(580)
