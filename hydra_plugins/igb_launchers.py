@@ -4,6 +4,7 @@ They live here because Hydra only accepts launchers from the `hydra_plugins` nam
 nothing heavy may be imported at the top.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -25,7 +26,9 @@ from omegaconf import DictConfig
 from igb import _checks, folders, slurm
 from igb._checks import InputError, one_line
 from igb._paths import log_path, make_folder, quoted
+from igb.cli import one_line_exit
 
+OF_IGB = {"array", "comment", "error", "job-name", "open-mode", "output", "signal"}  # options of sbatch
 OWN = ("hydra.mode=", "hydra/launcher=", "hydra.launcher.", "hydra.sweep.", "hydra/sweeper=", "hydra.sweeper.")
 LOOK_EVERY = 0.2  # seconds, at processes
 QUEUE_EVERY = 5.0  # seconds, at SLURM's queue
@@ -82,7 +85,8 @@ class LocalLauncher(ProcessLauncher):
     """
 
     def __init__(self, n_jobs: int) -> None:
-        self.n_jobs = _checks.integer("hydra.launcher.n_jobs", n_jobs, at_least=1)
+        with one_line_exit():
+            self.n_jobs = _checks.integer("hydra.launcher.n_jobs", n_jobs, at_least=1)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run all jobs; Ctrl-C and SIGTERM stop those that run and start no more."""
@@ -120,6 +124,7 @@ class LocalLauncher(ProcessLauncher):
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                start_new_session=True,  # Ctrl-C is for the sweep, which then tells its jobs once
                 env={**os.environ, "OMP_NUM_THREADS": str(threads)},
             )
 
@@ -159,14 +164,21 @@ class SlurmLauncher(ProcessLauncher):
         memory: str,
         parallel: int,
         setup: Sequence[str],
-        options: dict[str, Any],
+        options: Mapping[str, Any],
         partition: str | None = None,
         account: str | None = None,
         qos: str | None = None,
     ) -> None:
-        with _checks.within("hydra.launcher"):
+        with one_line_exit(), _checks.within("hydra.launcher"):
             _checks.integer("time", time, at_least=1)
-            _checks.integer("signal_seconds", signal_seconds, at_least=0, at_most=60 * time)
+            _checks.integer("signal_seconds", signal_seconds, at_least=0, at_most=60 * time - 1)
+            if isinstance(setup, str) or not isinstance(setup, Sequence):
+                raise InputError(f"setup={setup} must be a list of lines of shell")
+            if not isinstance(options, Mapping):
+                raise InputError(f"options={options} must be options of sbatch and their values")
+            if taken := sorted(OF_IGB & options.keys()):
+                raise InputError(f"options.{taken[0]}={options[taken[0]]} must not be given; igb needs that option")
+            self.seconds = 60 * time - signal_seconds
             self.parameters: dict[str, Any] = {
                 "time": time,
                 "signal_delay_s": signal_seconds,
@@ -175,7 +187,7 @@ class SlurmLauncher(ProcessLauncher):
                 "mem": memory,
                 "array_parallelism": _checks.integer("parallel", parallel, at_least=1),
                 "setup": list(setup),
-                "additional_parameters": dict(options),
+                "additional_parameters": {"requeue": True, **options},
                 "partition": partition,
                 "account": account,
                 "qos": qos,
@@ -184,6 +196,10 @@ class SlurmLauncher(ProcessLauncher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Submit all jobs that are not in the queue, and wait for all."""
         jobs = {job.config.hydra.sweep.subdir: job for job in self.jobs(job_overrides)}
+        gpus = self.parameters["gpus_per_node"]
+        for devices in {job.config.trainer.devices for job in jobs.values()}:
+            if gpus not in (None, devices):
+                raise InputError(f"hydra.launcher.gpus={gpus} must be trainer.devices={devices}, or 0")
         records = Path(self.config.hydra.sweep.dir).resolve() / "slurm"
         if not shutil.which("sbatch") or not shutil.which("srun"):
             raise InputError("hydra/launcher=slurm needs the commands of SLURM, such as sbatch and srun")
@@ -218,13 +234,17 @@ class SlurmLauncher(ProcessLauncher):
             job_name=self.config.hydra.job.name,
             comment=str(folder),
             ntasks_per_node=devices,
-            srun_args=["--kill-on-bad-exit=1"],  # the other processes of a run would wait for one that failed
+            srun_args=[
+                "--kill-on-bad-exit=1",  # the other processes of a run would wait for one that failed
+                f"--cpus-per-task={self.parameters['cpus_per_task']}",  # which srun does not take from sbatch
+            ],
             stderr_to_stdout=True,
             **{name: value for name, value in self.parameters.items() if value is not None},
         )
         arguments, places = zip(*((job.arguments, job.folder) for job in jobs.values()), strict=True)
         try:
-            submitted = executor.map_array(cli.slurm_job, arguments, places)
+            with _out_of_a_job():
+                submitted = executor.map_array(cli.slurm_job, arguments, places, [self.seconds] * len(jobs))
         except (OSError, RuntimeError, subprocess.SubprocessError) as error:
             raise InputError(f"SLURM refused the jobs: {one_line(error)}") from error
         return {name: job.job_id for name, job in zip(jobs, submitted, strict=True)}
@@ -251,8 +271,8 @@ class SlurmLauncher(ProcessLauncher):
                 time.sleep(QUEUE_EVERY)
                 continue
             for name in [name for name in jobs if name not in ended]:
-                state = alive[name].state.lower() if name in alive else "ended"
-                status = (folders.read(jobs[name].folder) or {}).get("status")
+                state = alive[name].standing if name in alive else "ended"
+                status = _status(jobs[name].folder)
                 if state == "ended" and status not in (*folders.FINAL, "failed"):
                     # The last words may take a while to come through a network file system.
                     if time.monotonic() - gone.setdefault(name, time.monotonic()) < PATIENCE:
@@ -270,3 +290,23 @@ class SlurmLauncher(ProcessLauncher):
             if len(ended) < len(jobs):
                 time.sleep(QUEUE_EVERY)
         return ended
+
+
+def _status(folder: Path) -> str | None:
+    """What the run in a folder says of itself, if that can be read."""
+    try:
+        return str((folders.read(folder) or {}).get("status"))
+    except InputError:
+        return None
+
+
+@contextlib.contextmanager
+def _out_of_a_job() -> Iterator[None]:
+    """Hide the variables of the job that this process may be in, which would reach into the jobs it submits."""
+    import submitit
+
+    config = os.environ.get("SLURM_CONF")
+    with submitit.helpers.clean_env() if "SLURM_JOB_ID" in os.environ else contextlib.nullcontext():
+        if config is not None:
+            os.environ["SLURM_CONF"] = config
+        yield

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -24,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from hydra_plugins.igb_launchers import SlurmLauncher
 from igb._checks import InputError, one_line
 from igb._paths import is_given, log_path, make_folder, quoted
+from igb.folders import MAY_DIFFER, MAY_GROW
 
 LONGEST_NAME = 150  # bytes; file systems allow 255, and others add to it
 
@@ -56,17 +58,16 @@ class IgbSweeper(BasicSweeper):
         loader = self.hydra_context.config_loader
         overrides = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
         named = not is_given(self.config.hydra, "hydra.sweep.subdir")
-        jobs: list[list[str]] = []
-        for job in [job for batch in self.split_arguments(overrides, None) for job in batch]:
-            name = run_name(job) if named else self._subdir(job, len(jobs))
-            jobs.append([*job, f"hydra.sweep.subdir={quoted(name)}"])
-        configs = [loader.load_sweep_config(self.config, job) for job in jobs]
-        names = [str(config.hydra.sweep.subdir) for config in configs]
+        given = [job for batch in self.split_arguments(overrides, None) for job in batch]
         sweep, new = self._folder()
-        cli.check_jobs(configs, [None if new else sweep / name for name in names])
+        names = run_names(given, sweep) if named else [self._subdir(job, k) for k, job in enumerate(given)]
+        jobs = [[*job, f"hydra.sweep.subdir={quoted(name)}"] for job, name in zip(given, names, strict=True)]
+        configs = [loader.load_sweep_config(self.config, job) for job in jobs]
+        on_slurm = isinstance(self.launcher, SlurmLauncher)
+        cli.check_jobs(configs, [None if new else sweep / name for name in names], here=not on_slurm)
         with cli.one_line_exit():
             devices = max(config.trainer.devices for config in configs)
-            if devices > 1 and not isinstance(self.launcher, SlurmLauncher):
+            if devices > 1 and not on_slurm:
                 raise InputError(f"trainer.devices={devices} in a sweep needs hydra/launcher=slurm")
             if twice := [name for name, times in Counter(names).items() if times > 1]:
                 raise InputError(f"{twice[0]} stands more than once in the sweep; a run needs overrides of its own")
@@ -95,7 +96,7 @@ class IgbSweeper(BasicSweeper):
             for start in range(0, len(left), size or 1):
                 returns += self.launcher.launch(left[start : start + size], initial_job_idx=start)
         lock.release()
-        return self._sum_up(sweep, names, {_name(job): job for job in returns})
+        return self._sum_up(sweep, dict(zip(names, configs, strict=True)), {_name(job): job for job in returns})
 
     def _subdir(self, job: Sequence[str], number: int) -> str:
         """The folder that the user's `hydra.sweep.subdir` gives a job."""
@@ -106,22 +107,25 @@ class IgbSweeper(BasicSweeper):
             config.hydra.job.num = number
         return str(config.hydra.sweep.subdir)
 
-    def _sum_up(self, sweep: Path, names: Sequence[str], returns: dict[str, JobReturn]) -> dict[str, JobReturn]:
+    def _sum_up(self, sweep: Path, runs: dict[str, DictConfig], returns: dict[str, JobReturn]) -> dict[str, JobReturn]:
         """Say how the runs ended, by their run.json; exit non-zero if one failed."""
         from igb import folders
 
         failed = []
         ended: Counter[str] = Counter()
-        for name in names:
-            entries = folders.read(sweep / name) or {}
-            status = entries.get("status", "failed")
-            if status in folders.FINAL:
+        for name, config in runs.items():
+            error = returns[name]._return_value if name in returns else None
+            try:
+                status = folders.finished(sweep / name, config)
+                reason = (folders.read(sweep / name) or {}).get("reason")
+            except InputError as damaged:
+                status, error = None, damaged
+            if status and not isinstance(error, Exception):
                 ended[status] += 1
                 continue
-            reason = entries.get("reason", "it ended without a word; it was killed, or its node was lost")
-            error = returns[name]._return_value if name in returns else None
             if isinstance(error, Exception):
                 reason = one_line(error)
+            reason = reason or "it ended without a word; it was killed, or its node was lost"
             failed.append(f"igb: failed: {name}: {reason}; see {log_path(sweep / name)}")
         counts = ", ".join(f"{ended[status]} {status}" for status in folders.FINAL)
         print("\n".join([*failed, f"igb: {counts}, {len(failed)} failed"]), file=sys.stderr, flush=True)
@@ -155,6 +159,29 @@ def run_name(overrides: Sequence[str]) -> str:
         return full
     ending = f"-{hashlib.sha256(full.encode()).hexdigest()[:10]}"
     return safe[: LONGEST_NAME - len(ending)] + ending
+
+
+def run_names(jobs: Sequence[Sequence[str]], sweep: Path) -> list[str]:
+    """The folder name of each job of a sweep: its `run_name`, unless the run it goes on with has another in the sweep.
+
+    That is a run whose overrides differ in nothing but what may differ, such as a limit that grew.
+    """
+    existing: dict[frozenset[str], list[str]] = {}
+    for file in sweep.glob("*/.hydra/overrides.yaml"):
+        existing.setdefault(_essence(yaml.safe_load(file.read_text())), []).append(file.parent.parent.name)
+    essences = [_essence(job) for job in jobs]
+    names = []
+    for job, essence in zip(jobs, essences, strict=True):
+        name, others = run_name(job), existing.get(essence, [])
+        alone = len(others) == 1 and essences.count(essence) == 1  # else it is by limits that runs differ
+        names.append(others[0] if alone else name)
+    return names
+
+
+def _essence(overrides: Sequence[str]) -> frozenset[str]:
+    """The overrides that make a run what it is."""
+    free = tuple(f"{key}=" for key in (*MAY_DIFFER, *MAY_GROW))
+    return frozenset(item for item in overrides if not item.startswith(("name=", "hydra.", "hydra/", *free)))
 
 
 def _name(job: JobReturn) -> str:

@@ -1,6 +1,7 @@
 """Where igb's config is, where a user's code is found, and where a run or a sweep writes."""
 
 import itertools
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,10 +69,21 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = path.with_name(f"{path.name}.partial")
     try:
         yield partial
+        sync(partial)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
     partial.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk, lest a rename outlive what it names when a node is lost."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def is_given(hydra: Any, key: str) -> bool:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import pickle
 import random
 import time
@@ -19,7 +18,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from igb._checks import InputError, one_line
-from igb._paths import checkpoint_path, import_from, replacing
+from igb._paths import checkpoint_path, import_from, replacing, sync
 from igb.records import Records
 from igb.steps import Steps
 from igb.stopping import Stop, StoppedError
@@ -107,10 +106,9 @@ class Checkpoints(pl.Callback):
             self._path.parent.mkdir(exist_ok=True)
             with replacing(self._path) as partial:
                 trainer.save_checkpoint(partial)
-                _sync(partial)
+                sync(partial)
                 if self._path.exists():
                     self._path.replace(_previous(self._path))
-            _sync(self._path.parent)
             self.records.add_checkpoint_seconds(time.monotonic() - started)
         else:  # Lightning has all processes call it, of which the first writes
             trainer.save_checkpoint(self._path)
@@ -185,20 +183,11 @@ def _read(path: Path) -> dict[str, Any]:
     return state
 
 
-def _sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk, lest a rename outlive what it names when a node is lost."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _random_state() -> dict[str, Any]:
     name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002  (what others may draw from)
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,  # of this process's device
         "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
         "python": random.getstate(),
     }
@@ -206,8 +195,8 @@ def _random_state() -> dict[str, Any]:
 
 def _set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     random.setstate(state["python"])

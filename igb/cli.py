@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from igb._checks import InputError, one_line
-from igb._paths import config_folder, import_from, is_given, log_path, make_folder
+from igb._paths import checkpoint_path, config_folder, import_from, is_given, log_path, make_folder
 from igb.stopping import Stop, StoppedError
 
 log = logging.getLogger(__name__)
@@ -58,14 +59,19 @@ def report() -> None:
         sys.exit(130)
 
 
-def slurm_job(arguments: Sequence[str], folder: Path) -> None:
-    """Run `igb` in a task of a SLURM job; all that it prints goes to the log in the run's folder.
+def slurm_job(arguments: Sequence[str], folder: Path, seconds: float) -> None:
+    """Run `igb` in a task of a SLURM job that has so many seconds; its log in the run's folder takes all it prints.
 
     A job that SLURM told to stop (SIGUSR2: near its limit, or about to be preempted) is queued again, its checkpoint
-    written. SIGTERM is what `scancel` and SLURM's own requeue send, and is left to them.
+    written, unless its time did not get it as far as that. SIGTERM is what `scancel` and SLURM's own requeue send, and
+    is left to them.
     """
     from igb import slurm
 
+    started, before = time.monotonic(), _written(checkpoint_path(folder))
+    first = os.environ.get("SLURM_PROCID", "0") == "0"
+    if not first:  # the first alone writes
+        arguments = [*arguments, "hydra.output_subdir=null"]
     with open(log_path(folder), "ab") as stream:
         for descriptor in (1, 2):
             os.dup2(stream.fileno(), descriptor)
@@ -80,10 +86,19 @@ def slurm_job(arguments: Sequence[str], folder: Path) -> None:
             status = end.code
             if isinstance(status, str):
                 print(status, file=sys.stderr)
-    if status == 128 + signal.SIGUSR2 and os.environ.get("SLURM_PROCID", "0") == "0":
-        slurm.requeue()
+    if status == 128 + signal.SIGUSR2 and first:
+        advanced = _written(checkpoint_path(folder)) != before
+        if advanced or time.monotonic() - started < seconds / 2:
+            slurm.requeue()
+        else:
+            print("igb: hydra.launcher.time is too short for a first step; the job is not queued again")
     if status:
         sys.exit(1)
+
+
+def _written(file: Path) -> int | None:
+    """When a file was written, in nanoseconds; None if there is none."""
+    return file.stat().st_mtime_ns if file.exists() else None
 
 
 @hydra.main(config_path=str(config_folder()), config_name="config", version_base="1.3")
@@ -128,14 +143,17 @@ class CheckFirst(Callback):
             config.hydra.run.dir = str(make_folder(folder, exclusively=not given))
 
 
-def check_jobs(configs: Sequence[DictConfig], paths: Sequence[Path | None]) -> None:
-    """Exit with one line if a value of a job is not right, or its folder, where it may be old, holds another run."""
+def check_jobs(configs: Sequence[DictConfig], paths: Sequence[Path | None], here: bool = True) -> None:
+    """Exit with one line if a value of a job is not right, or its folder, where it may be old, holds another run.
+
+    `here` is whether the jobs are to be on this machine.
+    """
     with one_line_exit():
         from igb import experiment, folders
 
         for config, folder in zip(configs, paths, strict=True):
             import_from(config.hydra.runtime)
-            experiment.build(config)
+            experiment.build(config, here)
             if folder is not None:
                 folders.refuse_other(folder, without_hydra(config))
                 folders.finished(folder, config)

@@ -15,11 +15,10 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from pytorch_lightning.plugins.environments import SLURMEnvironment
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from igb import _checks, checkpoints, folders, initialization
+from igb import _checks, checkpoints, folders, initialization, slurm
 from igb._checks import InputError, one_line
 from igb.checkpoints import Checkpoints
 from igb.compute import ALL_THREADS, Compute
@@ -65,10 +64,10 @@ def run(config: DictConfig, folder: Path) -> str:
         _carry_out(parts, config, folder)
     except DivergedError:
         return "diverged"
-    except StoppedError:
-        if parts.rank == 0:  # which speaks for all
+    except StoppedError as stopped:
+        if parts.rank == 0 or not stopped.between_steps:
             raise
-        return "interrupted"
+        return "interrupted"  # with the others, of which the first speaks for all
     if parts.rank == 0:
         checkpoints.settle(folder, keep=config.trainer.keep_checkpoint)
     return "completed"
@@ -84,8 +83,9 @@ def _carry_out(parts: Parts, config: DictConfig, folder: Path) -> None:
         with _checks.within("data"):
             parts.data.setup()
             parts.data.deal(parts.rank, config.trainer.devices, parts.least)
-        if parts.compute.threads is None and not SLURMEnvironment.detect():  # which gives each process its own cores
-            parts.compute.threads = max(1, ALL_THREADS // config.trainer.devices)
+        if parts.compute.threads is None:
+            share = 1 if slurm.tasks() else config.trainer.devices  # a task of SLURM's has cores of its own
+            parts.compute.threads = max(1, min(ALL_THREADS, slurm.cores() or ALL_THREADS) // share)
         last = checkpoints.latest(folder)
         if last:
             if records:
@@ -110,8 +110,11 @@ def _carry_out(parts: Parts, config: DictConfig, folder: Path) -> None:
             trainer.fit(classifier, datamodule=parts.data, ckpt_path=last and last.path, weights_only=True)
 
 
-def build(config: DictConfig) -> Parts:
-    """Check every value of a config and make its parts; InputError names the first value that is not right."""
+def build(config: DictConfig, here: bool = True) -> Parts:
+    """Check every value of a config and make its parts; InputError names the first value that is not right.
+
+    `here` is whether the run is to be on this machine, which then has to have the devices.
+    """
     for key in ("seed", "init_seed", "data_seed"):
         _checks.seed(key, config[key])
     data = _make(config, "data")
@@ -122,7 +125,7 @@ def build(config: DictConfig) -> Parts:
         _checks.boolean("keep_checkpoint", config.trainer.keep_checkpoint)
         _checks.number("checkpoint_minutes", config.trainer.checkpoint_minutes, at_least=0)
     make_trainer = functools.partial(_make, config, "trainer", without=("keep_checkpoint", "checkpoint_minutes"))
-    rank = make_trainer().global_rank
+    rank = make_trainer(**{} if here else {"accelerator": "cpu"}).global_rank
     classes = len(data.class_names)
     least = 2 if _has_batch_norm(OmegaConf.to_yaml(config.model, resolve=True), classes) else 1
     if data.batch_size < (needed := least * config.trainer.devices):

@@ -1,19 +1,16 @@
 """What a run's folder says to a command that would write there; imports nothing heavy."""
 
-import contextlib
 import json
 import logging
 import math
 import os
-import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import filelock
 from omegaconf import DictConfig, OmegaConf
 
-from igb import slurm
 from igb._checks import InputError
 from igb._paths import checkpoint_path, replacing
 
@@ -64,20 +61,16 @@ def in_use(folder: Path) -> bool:
     return False
 
 
-def status(folder: Path, entries: dict[str, Any]) -> str:
+def status(folder: Path, entries: dict[str, Any], queued: Callable[[], set[str]]) -> str:
     """How the run with this run.json stands: who says `running` but is no more was interrupted.
 
     It runs while a process holds the folder's lock, or, where a lock is not seen from another machine, while its job is
-    in SLURM's queue.
+    among those that `queued` gives, such as `slurm.queued`.
     """
     recorded = str(entries["status"])
-    if recorded != "running" or in_use(folder):
+    if recorded != "running" or in_use(folder) or entries.get("slurm_job") in queued():
         return recorded
-    alive = False
-    if job := entries.get("slurm_job"):
-        with contextlib.suppress(OSError, subprocess.SubprocessError):  # SLURM is not here
-            alive = job in [other.id for other in slurm.queue()]
-    return "running" if alive else "interrupted"
+    return "interrupted"
 
 
 def read(folder: Path) -> dict[str, Any] | None:
@@ -128,12 +121,11 @@ def finished(folder: Path, config: DictConfig) -> str | None:
 
 def refuse_other(folder: Path, config: DictConfig) -> None:
     """Raise InputError if the folder holds a run of another config, the first key that differs named."""
-    if read(folder) is None:
+    if (entries := read(folder)) is None:
         return
-    file = folder / ".hydra" / "config.yaml"
-    if not file.exists():
-        raise InputError(f"{folder} holds a run without its config, {file}; give another folder")
-    recorded, composed = _flat(OmegaConf.load(file)), _flat(config)
+    if "config" not in entries:
+        raise InputError(f"{folder / 'run.json'} has no config; give another folder")
+    recorded, composed = _flat(OmegaConf.create(entries["config"])), _flat(config)
     for key in sorted({*recorded, *composed} - {*MAY_DIFFER}):
         old, new = recorded.get(key), composed.get(key)
         if key in MAY_GROW and _limit(new) >= _limit(old):

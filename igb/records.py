@@ -27,7 +27,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from igb import folders, slurm
 from igb._checks import InputError, one_line
-from igb._paths import make_folder, replacing
+from igb._paths import make_folder, replacing, sync
 from igb.losses import LossSchedule, TrueClassLoss, loss_curve
 from igb.probe import Probe, ProbeResult
 from igb.steps import DivergedError, Step, Steps
@@ -65,6 +65,7 @@ class Records(pl.Callback):
         self._entries: dict[str, Any] = entries
         self._entries.pop("reason", None)
         self._entries["slurm_job"] = slurm.own_job()
+        self._entries["config"] = OmegaConf.to_container(config)  # Hydra's file is not under the lock
         self._started = time.perf_counter()
         self._kept: dict[str, Any] = {"metrics": 0, "train": 0, "probes": 0, "seconds": 0.0}
         self._lock = folders.Lock(folder)
@@ -91,7 +92,10 @@ class Records(pl.Callback):
     def state(self) -> dict[str, Any]:
         """How much is recorded, to be kept in a checkpoint."""
         self._flush()
-        sizes = {name: (self.folder / f"{name}.csv").stat().st_size for name in ("metrics", "train")}
+        tables = {name: self.folder / f"{name}.csv" for name in ("metrics", "train")}
+        for table in tables.values():
+            sync(table)
+        sizes = {name: table.stat().st_size for name, table in tables.items()}
         return {**sizes, "probes": len(self._matrices), "seconds": self._seconds()}
 
     def add_checkpoint_seconds(self, seconds: float) -> None:

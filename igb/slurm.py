@@ -4,6 +4,13 @@ import logging
 import os
 import subprocess
 
+TURN = {"None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Cleaning"}  # reasons that pass
+
+ENDED = {
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
+    "TIMEOUT",
+}  # fmt: skip
+
 log = logging.getLogger(__name__)
 
 
@@ -11,7 +18,13 @@ class Job:
     """A job, or a task of a job array, as `squeue` shows it: `id` is `12` or `12_3`, `comment` what it was given."""
 
     def __init__(self, line: str) -> None:
-        self.id, self.state, self.comment = line.split("|", 2)
+        self.id, self.state, self.reason, self.comment = line.split("|", 3)
+
+    @property
+    def standing(self) -> str:
+        """Its state, and why it waits, where that is not its turn alone."""
+        waits = self.state == "PENDING" and self.reason not in TURN
+        return f"{self.state.lower()} ({self.reason})" if waits else self.state.lower()
 
     @property
     def index(self) -> int:
@@ -20,19 +33,38 @@ class Job:
 
 
 def own_job() -> str | None:
-    """The id of the job that this process is in, if it is in one."""
+    """The id of the job that submitit started this process in, if it did."""
+    if "SUBMITIT_EXECUTOR" not in os.environ:
+        return None
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
         return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     return os.environ.get("SLURM_JOB_ID")
 
 
+def tasks() -> int:
+    """The tasks that `srun` started this process as one of; 0 if it did not."""
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "0"))
+
+
+def cores() -> int | None:
+    """The cores that SLURM gave a task; None if it does not say."""
+    return int(os.environ.get("SLURM_CPUS_PER_TASK", "0")) or None
+
+
 def queue() -> list[Job]:
     """The user's jobs that have not ended; OSError or subprocess.SubprocessError if SLURM does not answer."""
-    command = ["squeue", "--me", "--noheader", "--array", "--format", "%i|%T|%k"]
+    command = ["squeue", "--me", "--noheader", "--array", "--format", "%i|%T|%r|%k"]
     answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     # A job that is done with stays for some minutes under these; a requeued one is PENDING again.
-    ended = {"CANCELLED", "COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
-    return [job for job in map(Job, answer.stdout.splitlines()) if job.state not in ended]
+    return [job for job in map(Job, answer.stdout.splitlines()) if job.state not in ENDED]
+
+
+def queued() -> set[str]:
+    """The ids of those jobs; none where SLURM does not answer."""
+    try:
+        return {job.id for job in queue()}
+    except (OSError, subprocess.SubprocessError):
+        return set()
 
 
 def requeue() -> None:

@@ -9,13 +9,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ProgressBar
-from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.plugins.environments import ClusterEnvironment, LightningEnvironment, SLURMEnvironment
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.warnings import PossibleUserWarning
 from torch import Tensor, nn
 
-from igb import _checks
+from igb import _checks, slurm
 from igb._checks import InputError, one_line
 from igb.compute import Compute, channels_last
 from igb.data import Batch
@@ -116,7 +116,7 @@ def trainer(
     _checks.choice("strategy", strategy, ("auto", "ddp"))
     _quiet_lightning()
     try:
-        return pl.Trainer(
+        made = pl.Trainer(
             max_epochs=max_epochs,
             max_steps=-1 if max_steps is None else max_steps,
             accelerator=accelerator,
@@ -129,11 +129,20 @@ def trainer(
             enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
             limit_val_batches=0,
             use_distributed_sampler=False,
-            # Lightning would write its own checkpoint within the signal handler.
-            plugins=[Direct(), *([SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else [])],
+            plugins=[Direct(), _environment(devices)],
         )
-    except (MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise InputError(f"accelerator={accelerator} cannot be used: {one_line(error)}") from error
+    if made.world_size != devices:
+        raise InputError(f"devices={devices} must be as many as there are tasks, which are {made.world_size}")
+    return made
+
+
+def _environment(devices: int) -> ClusterEnvironment:
+    """Who starts the processes of a run: SLURM, where `srun` made a task for each device; else this process."""
+    if devices > 1 and slurm.tasks() == devices:
+        return SLURMEnvironment(auto_requeue=False)  # which would write its own checkpoint within the signal handler
+    return LightningEnvironment()
 
 
 def _quiet_lightning() -> None:

@@ -63,7 +63,7 @@ def torn(number: int) -> Callable[[], None]:
     """Sets a trap: the process is killed when half of the `number`th checkpoint is on the disk."""
 
     def set_trap() -> None:
-        original, calls = checkpoints._sync, 0
+        original, calls = checkpoints.sync, 0
 
         def trap(path: Path) -> None:
             nonlocal calls
@@ -73,7 +73,7 @@ def torn(number: int) -> Callable[[], None]:
                 os.kill(os.getpid(), signal.SIGKILL)
             original(path)
 
-        mock.patch.object(checkpoints, "_sync", trap).start()
+        mock.patch.object(checkpoints, "sync", trap).start()
 
     return set_trap
 

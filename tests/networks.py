@@ -3,6 +3,7 @@
 import copy
 import os
 import signal
+import time
 from pathlib import Path
 
 import torch
@@ -36,6 +37,15 @@ class Apart(Tiny):
         logits = torch.cat([logits, super().forward(second)])
         self[1] = kept
         return logits
+
+
+class Slow(Tiny):
+    """Takes two seconds for a batch."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            time.sleep(2)
+        return super().forward(images)
 
 
 class Explosive(Tiny):

@@ -30,7 +30,7 @@ MpiDefault=none
 SwitchType=switch/none
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
-JobRequeue=1
+JobRequeue=0
 ReturnToService=2
 SchedulerParameters=sched_interval=2,batch_sched_delay=1
 KillWait=5

@@ -137,7 +137,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch):
         if path.suffix == ".partial" and len(list(path.parent.glob("*.ckpt"))) == 2:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "_sync", full)
+    monkeypatch.setattr(checkpoints, "sync", full)
     with pytest.raises(OSError, match="No space left"):
         tiny_run(tmp_path / "run", *FEW, "trainer.checkpoint_minutes=0")
     assert sorted(file.name for file in (tmp_path / "run" / "checkpoints").iterdir()) == ["last.ckpt", "previous.ckpt"]

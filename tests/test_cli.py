@@ -106,6 +106,29 @@ def test_a_sweep_or_run_without_a_name_gets_a_folder_of_its_own(command, monkeyp
         assert len(list(Path(root).rglob("matrices.npz"))) == 2
 
 
+def test_a_named_sweep_grows_in_its_folders(command):
+    assert command("--multirun", *SHORT, "seed=0,1", "name=mine")[0] == 0
+    longer = [item for item in SHORT if not item.startswith("trainer.max_steps")]
+    assert command("--multirun", *longer, "trainer.max_steps=4", "seed=0,1", "name=mine")[0] == 0
+    files = sorted(Path("multirun/mine").glob("*/train.csv"))
+    assert [file.read_text().splitlines()[-1].partition(",")[0] for file in files] == ["4", "4"]
+    assert command("--multirun", *longer, "trainer.max_steps=5,6", "name=mine")[0] == 0  # by which they differ
+    assert len(list(Path("multirun/mine").glob("*/train.csv"))) == 4
+
+
+def test_a_longer_run_that_is_killed_is_not_taken_for_the_shorter(command):
+    arguments = ["--multirun", "hydra/launcher=local", *TINY, "seed=0,1", "name=mine", "probe=log"]
+    assert command(*arguments, "trainer.max_steps=1")[0] == 0
+    for file in Path("multirun/mine").glob("seed=1*/checkpoints/last.ckpt"):
+        file.write_bytes(b"")  # it starts anew
+    (damaged,) = Path("multirun/mine").glob("*seed=1*")
+    (damaged / "metrics.csv").unlink()
+    (damaged / "metrics.csv").mkdir()  # and cannot
+    status, output = command(*arguments, "trainer.max_steps=2")
+    assert status == 1
+    assert "igb: 1 completed, 0 diverged, 1 failed\n" in output
+
+
 def test_a_named_sweep_takes_no_run_twice(command):
     status, output = command("--multirun", *SHORT, "seed=0,0", "name=mine")
     assert (status, Path("multirun").exists()) == (1, False)

@@ -67,18 +67,19 @@ def test_a_damaged_run_json_is_named(tmp_path):
 
 def test_a_run_without_its_config_is_refused(tmp_path):
     (tmp_path / "run.json").write_text('{"status": "running"}')
-    with pytest.raises(InputError, match="holds a run without its config"):
+    with pytest.raises(InputError, match=r"run\.json has no config; give another folder"):
         folders.refuse_other(tmp_path, OmegaConf.create())
 
 
 def test_a_running_run_is_one_whose_job_of_slurm_is_alive(tmp_path, monkeypatch):
     """Where its lock is not seen."""
-    monkeypatch.setattr(slurm, "queue", lambda: [slurm.Job("12_3|RUNNING|"), slurm.Job("14|PENDING|")])
+    monkeypatch.setattr(slurm, "queue", lambda: [slurm.Job("12_3|RUNNING|None|"), slurm.Job("14|PENDING|Priority|")])
     for job, expected in {"12_3": "running", "14": "running", "12_4": "interrupted", None: "interrupted"}.items():
-        assert folders.status(tmp_path, {"status": "running", "slurm_job": job}) == expected
-    assert folders.status(tmp_path, {"status": "failed", "slurm_job": "14"}) == "failed"
+        assert folders.status(tmp_path, {"status": "running", "slurm_job": job}, slurm.queued) == expected
+    assert folders.status(tmp_path, {"status": "failed", "slurm_job": "14"}, slurm.queued) == "failed"
     monkeypatch.undo()
-    assert folders.status(tmp_path, {"status": "running", "slurm_job": "12_3"}) == "interrupted"  # no SLURM here
+    monkeypatch.setenv("PATH", str(tmp_path))  # where no SLURM is
+    assert folders.status(tmp_path, {"status": "running", "slurm_job": "12_3"}, slurm.queued) == "interrupted"
 
 
 def test_the_runs_of_a_sweep_are_those_of_all_its_commands(tmp_path):

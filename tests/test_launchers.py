@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -7,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from igb import folders
+from hydra_plugins import igb_launchers
+from igb import checkpoints, folders, slurm
 from tests.conftest import TINY
 from tests.test_docs import ROOT, write_files
 
@@ -34,28 +36,35 @@ def test_a_killed_process_is_the_failure_of_its_job_alone(command):
     assert (tiny / ".hydra" / "overrides.yaml").exists()
 
 
-def test_sigterm_stops_the_jobs_too_and_the_same_command_goes_on(tmp_path):
+def test_ctrl_c_stops_the_jobs_at_a_checkpoint_each(tmp_path):
+    """A terminal gives it to all processes of its foreground at once."""
     arguments = [sys.executable, "-m", "igb", *LOCAL, "seed=0,1", "trainer.max_epochs=300"]
-    process = subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     folder = tmp_path / "multirun" / "mine"
     deadline = time.monotonic() + 120
-    while len(list(folder.glob("*/train.csv"))) < 2:
+    while len([file for file in folder.glob("*/train.csv") if file.read_text().count("\n") > 50]) < 2:
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 143
+    assert process.returncode == 130
     assert "Traceback" not in output
     assert {run["status"] for run in runs(folder).values()} == {"interrupted"}
-    assert not any(folders.in_use(file.parent) for file in folder.glob("*/run.json"))
+    for run in folder.glob("*/run.json"):
+        assert not folders.in_use(run.parent)
+        last = int((run.parent / "train.csv").read_text().splitlines()[-1].partition(",")[0])
+        assert checkpoints.latest(run.parent).step == last
 
 
 @pytest.mark.parametrize("n_jobs", ["0", "two"])
 def test_n_jobs_out_of_range_is_refused(command, n_jobs):
     status, output = command(*LOCAL, f"hydra.launcher.n_jobs={n_jobs}", "seed=0,1")
     assert status == 1
-    assert f"hydra.launcher.n_jobs={n_jobs} must be a whole number of at least 1" in output
+    assert output == f"igb: hydra.launcher.n_jobs={n_jobs} must be a whole number of at least 1\n"
     assert not runs()
 
 
@@ -79,11 +88,66 @@ def test_slurm_without_its_commands_is_one_line(command, monkeypatch, tmp_path):
     ("override", "message"),
     [
         ("time=0", "hydra.launcher.time=0 must be a whole number of at least 1"),
-        ("signal_seconds=99999", "hydra.launcher.signal_seconds=99999 must be a whole number from 0 to 14400"),
+        ("signal_seconds=99999", "hydra.launcher.signal_seconds=99999 must be a whole number from 0 to 14399"),
+        ("setup=module load cuda", "hydra.launcher.setup=module load cuda must be a list of lines of shell"),
+        ("options=abc", "hydra.launcher.options=abc must be options of sbatch and their values"),
+        ("+options.comment=x", "hydra.launcher.options.comment=x must not be given; igb needs that option"),
+        ("gpus=2", "hydra.launcher.gpus=2 must be trainer.devices=1, or 0"),
         ("parallel=0", "hydra.launcher.parallel=0 must be a whole number of at least 1"),
     ],
 )
 def test_fields_of_slurm_out_of_range_are_refused(command, override, message):
-    status, output = command("--multirun", "hydra/launcher=slurm", f"hydra.launcher.{override}", *TINY, "seed=0,1")
+    plus, key = ("+", override[1:]) if override.startswith("+") else ("", override)
+    status, output = command("--multirun", "hydra/launcher=slurm", f"{plus}hydra.launcher.{key}", *TINY, "seed=0,1")
     assert status == 1
-    assert message in output
+    assert output.splitlines()[-1] == f"igb: {message}"
+    assert "Traceback" not in output
+
+
+def test_a_cluster_has_what_the_login_node_lacks(command, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    arguments = ["hydra/launcher=slurm", *TINY, "seed=0,1", "trainer.devices=2", "trainer.accelerator=gpu"]
+    status, output = command("--multirun", *[item for item in arguments if item != "trainer.accelerator=cpu"])
+    assert status == 1
+    assert "igb: hydra/launcher=slurm needs the commands of SLURM" in output  # the first that is amiss
+
+
+def test_jobs_are_shown_with_what_keeps_them_from_starting():
+    assert slurm.Job("7|PENDING|PartitionTimeLimit|x").standing == "pending (PartitionTimeLimit)"
+    assert slurm.Job("7|PENDING|Resources|x").standing == "pending"
+    assert slurm.Job("7_2|RUNNING|None|a|b").comment == "a|b"
+
+
+def test_submissions_do_not_inherit_the_job_they_come_from(monkeypatch):
+    monkeypatch.setenv("SBATCH_ACCOUNT", "physics")
+    with igb_launchers._out_of_a_job():
+        assert os.environ["SBATCH_ACCOUNT"] == "physics"
+    for name, value in {"SLURM_JOB_ID": "7", "SLURM_MEM_PER_CPU": "1", "SLURM_CONF": "here"}.items():
+        monkeypatch.setenv(name, value)
+    with igb_launchers._out_of_a_job():
+        assert [name for name in os.environ if name.startswith("SLURM")] == ["SLURM_CONF"]
+    assert os.environ["SLURM_JOB_ID"] == "7"
+
+
+@pytest.mark.parametrize(("elapsed", "advanced", "again"), [(0, False, True), (99, False, False), (99, True, True)])
+def test_a_job_is_queued_again_unless_its_whole_time_was_too_short(tmp_path, monkeypatch, elapsed, advanced, again):
+    """What the log says, as the process would end as the task of a job."""
+    code = f"""
+import os, sys, time
+from igb import cli, slurm
+from igb._paths import checkpoint_path
+from pathlib import Path
+slurm.requeue = lambda: print("asked")
+def main():
+    if {advanced}:
+        checkpoint_path(Path(".")).parent.mkdir()
+        checkpoint_path(Path(".")).touch()
+    cli.time.monotonic = lambda clock=time.monotonic: clock() + {elapsed}
+    sys.exit(128 + cli.signal.SIGUSR2)
+cli.main = main
+cli.slurm_job([], Path("."), 100)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path)
+    assert ended.returncode == 1
+    said = (tmp_path / "igb.log").read_text()
+    assert ("asked\n" in said, "hydra.launcher.time is too short" in said) == (again, not again)

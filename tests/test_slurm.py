@@ -118,11 +118,13 @@ def test_a_sweep_runs_to_its_end(cluster, tmp_path):
 
 
 def test_a_job_at_its_time_limit_is_queued_again_and_finishes(cluster, tmp_path):
+    """In the middle of epoch one."""
     limits = ("hydra.launcher.time=1", "hydra.launcher.signal_seconds=30")
-    sweep = Sweep(cluster, tmp_path, *LONG, *limits, "loss=ce")
+    slow = ("model._target_=tests.networks.Slow", "trainer.max_steps=40", "probe=log", "probe.images=50")
+    sweep = Sweep(cluster, tmp_path, *slow, *limits, "loss=ce")
     status, output = sweep.end(580)
     assert status == 0, output
-    assert len(resumed(sweep, "ce")) >= 1
+    assert 0 < resumed(sweep, "ce")[0] < 40
     check(sweep, tmp_path, "ce")
 
 

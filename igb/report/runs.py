@@ -4,7 +4,7 @@ import functools
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pandas as pd
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from igb import slurm
 from igb._checks import InputError, one_line
 from igb.folders import FINAL, PLAN, planned, status
 
@@ -78,12 +79,13 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
     """The runs in the folders, in the order they started, and a line for each one that cannot be shown yet."""
     found: dict[Path, Run] = {}
     left_out = []
+    queued = functools.cache(slurm.queued)  # one look, if any
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder")
         for file in sorted(folder.rglob("run.json")):
             try:
-                found[file.parent.resolve()] = _read(file.parent)
+                found[file.parent.resolve()] = _read(file.parent, queued)
             except (OSError, ValueError, KeyError) as error:
                 left_out.append(f"{file.parent}: {one_line(error)}")
         for plan in sorted(folder.rglob(PLAN)):
@@ -114,11 +116,11 @@ def read_metrics(file: Path, classes: int) -> pd.DataFrame:
     return table[rows == classes].astype(COUNTS)
 
 
-def _read(folder: Path) -> Run:
+def _read(folder: Path, queued: Callable[[], set[str]]) -> Run:
     info = json.loads((folder / "run.json").read_text())
     if missing := [key for key in ("status", "started") if key not in info]:
         raise ValueError(f"run.json has no {missing[0]!r}; it is damaged or of another version of igb")
-    info["status"] = status(folder, info)
+    info["status"] = status(folder, info, queued)
     if "class_names" not in info or not (folder / "metrics.csv").exists():
         raise ValueError(f"no probe yet ({info['status']})")
     metrics = read_metrics(folder / "metrics.csv", len(info["class_names"]))
