@@ -153,6 +153,7 @@ class SlurmLauncher(ProcessLauncher):
         parallel: jobs at a time.
         setup: lines of shell before a job.
         options: other options of sbatch.
+        python: the command that runs Python in a job; the Python that submits it unless given.
     """
 
     def __init__(
@@ -168,7 +169,9 @@ class SlurmLauncher(ProcessLauncher):
         partition: str | None = None,
         account: str | None = None,
         qos: str | None = None,
+        python: str | None = None,
     ) -> None:
+        self.python = python
         with one_line_exit(), _checks.within("hydra.launcher"):
             _checks.integer("time", time, at_least=1)
             _checks.integer("signal_seconds", signal_seconds, at_least=0, at_most=60 * time - 1)
@@ -178,7 +181,7 @@ class SlurmLauncher(ProcessLauncher):
                 raise InputError(f"options={options} must be options of sbatch and their values")
             if taken := sorted(OF_IGB & options.keys()):
                 raise InputError(f"options.{taken[0]}={options[taken[0]]} must not be given; igb needs that option")
-            self.seconds = 60 * time - signal_seconds
+            self.seconds = 60 * time - signal_seconds - 60  # SLURM may send it a minute early
             self.parameters: dict[str, Any] = {
                 "time": time,
                 "signal_delay_s": signal_seconds,
@@ -229,7 +232,7 @@ class SlurmLauncher(ProcessLauncher):
         from igb import cli
 
         (folder / "runs.json").write_text(json.dumps(list(jobs)))  # before there is a job, so that none is unknown
-        executor = submitit.SlurmExecutor(folder)
+        executor = submitit.SlurmExecutor(folder, python=self.python)
         executor.update_parameters(
             job_name=self.config.hydra.job.name,
             comment=str(folder),

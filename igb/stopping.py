@@ -10,8 +10,8 @@ from typing import Any
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR2") if hasattr(signal, name)]
 
 
-class StoppedError(Exception):
-    """The run was told to stop.
+class StoppedError(BaseException):
+    """The run was told to stop; no `except Exception` of a library that is being imported or called may keep it.
 
     Args:
         number: of the signal.

@@ -151,3 +151,17 @@ cli.slurm_job([], Path("."), 100)
     assert ended.returncode == 1
     said = (tmp_path / "igb.log").read_text()
     assert ("asked\n" in said, "hydra.launcher.time is too short" in said) == (again, not again)
+
+
+def test_a_job_that_is_told_to_stop_while_it_starts_is_queued_again(tmp_path):
+    """Within what Hydra calls and imports, and would report as an error of theirs."""
+    code = f"""
+import signal
+from pathlib import Path
+from igb import cli, slurm
+slurm.requeue = lambda: print("asked")
+cli.check_jobs = lambda *_: signal.raise_signal(signal.SIGUSR2)
+cli.slurm_job({[*TINY, "trainer.max_steps=0"]!r}, Path("."), 100)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path)
+    assert (ended.returncode, (tmp_path / "igb.log").read_text()) == (1, "asked\n")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from igb._paths import quoted
 from tests.conftest import TINY
 from tests.faults import content
 from tests.slurm_cluster import Cluster
@@ -109,17 +110,20 @@ def resumed(sweep, loss):
 
 
 def test_a_sweep_runs_to_its_end(cluster, tmp_path):
-    sweep = Sweep(cluster, tmp_path, *SHORT, "loss=ce,bl,pz")
+    python = quoted(shlex.join(["env", "IN=container", sys.executable]))
+    sweep = Sweep(cluster, tmp_path, *SHORT, "loss=ce,bl,pz", f"hydra.launcher.python={python}")
     status, output = sweep.end()
     assert status == 0, output
     assert "igb: 3 jobs submitted, 0 in the queue already\n" in output
     assert "igb: 3 completed, 0 diverged, 0 failed\n" in output
+    (script,) = (tmp_path / "multirun" / "sweep" / "slurm").glob("*/*.sh")
+    assert f" env IN=container {shlex.quote(sys.executable)} -u -m submitit" in script.read_text()
     check(sweep, tmp_path, "ce", "bl", "pz")
 
 
 def test_a_job_at_its_time_limit_is_queued_again_and_finishes(cluster, tmp_path):
     """In the middle of epoch one."""
-    limits = ("hydra.launcher.time=1", "hydra.launcher.signal_seconds=30")
+    limits = ("hydra.launcher.time=2", "hydra.launcher.signal_seconds=30")  # sent up to a minute early
     slow = ("model._target_=tests.networks.Slow", "trainer.max_steps=40", "probe=log", "probe.images=50")
     sweep = Sweep(cluster, tmp_path, *slow, *limits, "loss=ce")
     status, output = sweep.end(580)
@@ -148,6 +152,16 @@ def test_a_requeued_job_goes_on(cluster, tmp_path):
     sweep = Sweep(cluster, tmp_path, *LONG, "loss=bl")
     sweep.wait_for_steps("bl")
     cluster.run("scontrol", "requeue", sweep.job("bl"))
+    status, output = sweep.end(580)
+    assert status == 0, output
+    assert len(resumed(sweep, "bl")) == 1
+    check(sweep, tmp_path, "bl")
+
+
+def test_a_preempted_job_goes_on(cluster, tmp_path):
+    sweep = Sweep(cluster, tmp_path, *LONG, "loss=bl")
+    sweep.wait_for_steps("bl")
+    cluster.run("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 3")
     status, output = sweep.end(580)
     assert status == 0, output
     assert len(resumed(sweep, "bl")) == 1
