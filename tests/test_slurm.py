@@ -116,7 +116,7 @@ def test_a_sweep_runs_to_its_end(cluster, tmp_path):
     assert status == 0, output
     assert "igb: 3 jobs submitted, 0 in the queue already\n" in output
     assert "igb: 3 completed, 0 diverged, 0 failed\n" in output
-    (script,) = (tmp_path / "multirun" / "sweep" / "slurm").glob("*/*.sh")
+    (script,) = (tmp_path / "multirun" / "sweep" / "slurm").glob("*/[0-9]*_submission.sh")
     assert f" env IN=container {shlex.quote(sys.executable)} -u -m submitit" in script.read_text()
     check(sweep, tmp_path, "ce", "bl", "pz")
 
