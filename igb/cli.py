@@ -25,6 +25,8 @@ from igb._checks import InputError, one_line
 from igb._paths import checkpoint_path, config_folder, import_from, is_given, log_path, make_folder
 from igb.stopping import Stop, StoppedError
 
+REQUEUE_SECONDS = 20  # for SLURM to answer
+
 log = logging.getLogger(__name__)
 
 
@@ -86,7 +88,9 @@ def slurm_job(arguments: Sequence[str], folder: Path, seconds: float) -> None:
             status = end.code
             if isinstance(status, str):
                 print(status, file=sys.stderr)
-    if status == 128 + signal.SIGUSR2 and first:
+    if status == 128 + signal.SIGUSR2 and not first:
+        time.sleep(REQUEUE_SECONDS)  # a task that fails takes down the others, of which the first is at the next line
+    elif status == 128 + signal.SIGUSR2:
         advanced = _written(checkpoint_path(folder)) != before
         if advanced or time.monotonic() - started < seconds / 2:
             slurm.requeue()

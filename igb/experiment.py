@@ -84,7 +84,8 @@ def _carry_out(parts: Parts, config: DictConfig, folder: Path) -> None:
             parts.data.setup()
             parts.data.deal(parts.rank, config.trainer.devices, parts.least)
         if parts.compute.threads is None:
-            share = 1 if slurm.tasks() else config.trainer.devices  # a task of SLURM's has cores of its own
+            devices = config.trainer.devices
+            share = 1 if slurm.tasks() == devices else devices  # a task of SLURM's has cores of its own
             parts.compute.threads = max(1, min(ALL_THREADS, slurm.cores() or ALL_THREADS) // share)
         last = checkpoints.latest(folder)
         if last:

@@ -148,20 +148,14 @@ def test_a_cancelled_job_is_seen_and_hides_no_other(cluster, tmp_path):
     check(sweep, tmp_path, "ce", "pz")
 
 
-def test_a_requeued_job_goes_on(cluster, tmp_path):
+@pytest.mark.parametrize("disturbance", ["requeue", "preemption"])
+def test_a_job_that_slurm_takes_away_goes_on(cluster, tmp_path, disturbance):
     sweep = Sweep(cluster, tmp_path, *LONG, "loss=bl")
     sweep.wait_for_steps("bl")
-    cluster.run("scontrol", "requeue", sweep.job("bl"))
-    status, output = sweep.end(580)
-    assert status == 0, output
-    assert len(resumed(sweep, "bl")) == 1
-    check(sweep, tmp_path, "bl")
-
-
-def test_a_preempted_job_goes_on(cluster, tmp_path):
-    sweep = Sweep(cluster, tmp_path, *LONG, "loss=bl")
-    sweep.wait_for_steps("bl")
-    cluster.run("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 3")
+    if disturbance == "requeue":
+        cluster.run("scontrol", "requeue", sweep.job("bl"))
+    else:
+        cluster.run("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 3")
     status, output = sweep.end(580)
     assert status == 0, output
     assert len(resumed(sweep, "bl")) == 1
