@@ -122,3 +122,19 @@ def loss_curve(loss: TrueClassLoss, probabilities: Tensor) -> tuple[Tensor, Tens
     values = loss(logits, torch.zeros(len(logits), dtype=torch.long), reduction="none")
     (gradient,) = torch.autograd.grad(values.sum(), true_logit)
     return values.detach(), gradient
+
+
+def curve_points(loss: TrueClassLoss) -> Tensor:
+    """Where to draw a loss: float64 [N] of p_y ascending from 1e-6 to 1, a hundred to a decade.
+
+    Where the gradient changes its sign or becomes zero there are two more, to both sides of that place.
+    """
+    points = torch.logspace(-6, 0, 601, dtype=torch.float64)
+    sign = loss_curve(loss, points)[1].sign()
+    changes = (sign[:-1] != sign[1:]) & sign[:-1].isfinite() & sign[1:].isfinite()
+    low, high, before = points[:-1][changes], points[1:][changes], sign[:-1][changes]
+    for _ in range(40):  # halves the distance each time
+        middle = (low * high).sqrt()
+        same = loss_curve(loss, middle)[1].sign() == before
+        low, high = torch.where(same, middle, low), torch.where(same, high, middle)
+    return torch.cat([points, low, high]).unique()

@@ -28,7 +28,7 @@ from torch.utils.tensorboard import SummaryWriter
 from igb import folders, slurm
 from igb._checks import InputError, one_line
 from igb._paths import make_folder, replacing, sync
-from igb.losses import LossSchedule, TrueClassLoss, loss_curve
+from igb.losses import LossSchedule, TrueClassLoss, curve_points, loss_curve
 from igb.probe import Probe, ProbeResult
 from igb.steps import DivergedError, Step, Steps
 from igb.stopping import StoppedError
@@ -36,6 +36,8 @@ from igb.training import Classifier
 
 METRICS = ("probability", "accuracy", "mean_probability", "guess_fraction", "loss", "gradient_norm", "active_fraction")
 METRICS_HEADER = ("step", "epoch", "batch_norm", "class", "class_name", "count", *METRICS)
+# The order of TensorBoard's charts, those that answer first in front.
+CHARTS = ("probability", "accuracy", "guess_fraction", "gradient_norm", "mean_probability", "loss", "active_fraction")
 MATRICES = ("step", "batch_norm", "probability", "prediction")
 TRAIN_HEADER = ("step", "epoch", "loss", "lr", "images_per_second")
 LOSS_CURVE_HEADER = ("from_epoch", "name", "p_y", "loss", "gradient")
@@ -153,6 +155,7 @@ class Records(pl.Callback):
         self._tensorboard = SummaryWriter(str(self.folder))
         self._files.append(self._tensorboard)
         self._tensorboard.add_custom_scalars(self._charts())
+        self._tensorboard.add_text("config", f"```yaml\n{OmegaConf.to_yaml(self.config)}```")
         if self._kept["metrics"]:
             self._read_back()
         log.info(
@@ -258,26 +261,27 @@ class Records(pl.Callback):
         return writer
 
     def _charts(self) -> dict[str, dict[str, list[Any]]]:
-        """One chart a quantity, with all classes; TensorBoard takes tags as regular expressions that match a prefix."""
+        """One chart of all runs' dominance, and one a quantity with all classes; tags are regular expressions."""
         return {
-            mode: {
+            mode: {"dominance": ["Multiline", [f"^dominance/{mode}$"]]}
+            | {
                 metric: [
                     "Multiline",
                     [f"^{re.escape(tag(mode, metric, k, name))}$" for k, name in enumerate(self._class_names)],
                 ]
-                for metric in METRICS
+                for metric in CHARTS
             }
             for mode in self.probe.modes
         }
 
     def _write_loss_curve(self, losses: LossSchedule) -> None:
-        probabilities = torch.logspace(-6, 0, 601, dtype=torch.float64)
         with open(self.folder / "loss_curve.csv", "w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(LOSS_CURVE_HEADER)
             for epoch, loss in losses.phases():
                 if not isinstance(loss, TrueClassLoss):  # no function of p_y alone
                     continue
+                probabilities = curve_points(loss)
                 values, gradients = loss_curve(loss, probabilities)
                 for row in zip(probabilities.tolist(), values.tolist(), gradients.tolist(), strict=True):
                     writer.writerow((epoch, str(loss), *row))

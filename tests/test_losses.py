@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from igb._checks import InputError
-from igb.losses import BlurryLoss, CrossEntropy, LossSchedule, PiecewiseZeroLoss, loss_curve
+from igb.losses import BlurryLoss, CrossEntropy, LossSchedule, PiecewiseZeroLoss, curve_points, loss_curve
 
 ALL = [CrossEntropy(), BlurryLoss(), BlurryLoss(detach_weight=True), PiecewiseZeroLoss(), PiecewiseZeroLoss(1.0)]
 GAMMA, CUTOFF = 0.7, 0.1
@@ -127,6 +127,28 @@ def test_loss_curve_is_the_closed_form(loss, formula, slope):
     for p, value, gradient in zip(probabilities.tolist(), values.tolist(), gradients.tolist(), strict=True):
         assert value == pytest.approx(formula(p), rel=1e-9)
         assert gradient == pytest.approx(slope(p) * (1 - p), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("loss", "places"),
+    [
+        (CrossEntropy(), []),
+        (BlurryLoss(0.7), [math.exp(-1 / 0.7)]),
+        (BlurryLoss(0.7, detach_weight=True), []),
+        (PiecewiseZeroLoss(0.15), [0.15]),
+    ],
+    ids=str,
+)
+def test_curve_points_stand_to_both_sides_of_each_change(loss, places):
+    points = curve_points(loss)
+    assert (points[0].item(), points[-1].item()) == (1e-6, 1)
+    assert (points.diff() > 0).all()
+    _, gradients = loss_curve(loss, points)
+    changes = gradients[:-1].sign() != gradients[1:].sign()
+    changes[-1] = False  # to certainty, where no gradient is left
+    low, high = points[:-1][changes], points[1:][changes]
+    assert low.tolist() == pytest.approx(places, rel=1e-9)
+    assert high.tolist() == pytest.approx(places, rel=1e-9)
 
 
 def test_loss_curve_ends_at_certainty():

@@ -14,7 +14,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 
 from igb import experiment
 from igb._checks import InputError
-from igb.records import METRICS, METRICS_HEADER, Records, tag
+from igb.records import CHARTS, METRICS, METRICS_HEADER, Records, tag
 from igb.report.runs import read_metrics
 from igb.steps import Steps
 from tests.conftest import TINY, tiny_config, tiny_run
@@ -136,11 +136,19 @@ def test_custom_charts_take_each_class_once(finished):
     assert [category.title for category in layout.category] == list(MODES)
     tags = [*accumulator.Tags()["scalars"], *(f"probability/running/1{n} x" for n in range(3))]
     for category in layout.category:
-        assert [chart.title for chart in category.chart] == list(METRICS)
-        for chart in category.chart:
+        first, *others = category.chart
+        assert (first.title, list(first.multiline.tag)) == ("dominance", [f"^dominance/{category.title}$"])
+        assert [chart.title for chart in others] == list(CHARTS)
+        assert set(CHARTS) == set(METRICS)
+        for chart in others:
             matched = [[name for name in tags if re.match(pattern, name)] for pattern in chart.multiline.tag]
             expected = [[tag(category.title, chart.title, k, str(k))] for k in range(10)]
             assert matched == expected
+
+
+def test_tensorboard_has_the_config_as_text(finished):
+    text = events(finished / "bl").Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "_target_: igb.losses.BlurryLoss" in text
 
 
 @pytest.mark.parametrize("probe", ["every_batch", "log"])
