@@ -2,9 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The newest sweep, for `make tensorboard`; any other, or all of multirun, can be given.
+DIR ?= $(or $(patsubst %/sweep.json,%,$(shell ls -t multirun/*/sweep.json multirun/*/*/sweep.json 2>/dev/null | head -1)),multirun)
 NAME := $(shell date +quickstart-%Y%m%d-%H%M%S)
 
-.PHONY: run test test-faults test-slurm bench lint tensorboard
+.PHONY: run test test-faults test-slurm test-browser bench lint tensorboard
 run: $(VENV)/installed
 	$(BIN)/igb --multirun experiment=quickstart loss=ce,bl,pz name=$(NAME)
 	$(BIN)/igb-report multirun/$(NAME)
@@ -18,6 +20,9 @@ test-faults: $(VENV)/installed
 test-slurm: $(VENV)/installed
 	$(BIN)/pytest -m slurm
 
+test-browser: $(VENV)/installed
+	$(BIN)/pytest -m browser
+
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.bench $(BENCH)
 
@@ -27,7 +32,9 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 
 tensorboard: $(VENV)/installed
-	$(BIN)/tensorboard --logdir multirun --samples_per_plugin scalars=100000
+	-$(BIN)/igb-report "$(DIR)"
+	@echo "The charts: http://localhost:6006/#custom_scalars&_smoothingWeight=0"
+	$(BIN)/tensorboard --logdir "$(DIR)" --samples_per_plugin scalars=100000
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -43,18 +43,30 @@ def main() -> None:
 def report() -> None:
     """Run `igb-report`."""
     parser = argparse.ArgumentParser(
-        prog="igb-report", description="Draw the figures and tables of runs and sweeps, also of those still going on."
+        prog="igb-report",
+        description="Write the page, figures and tables of runs and sweeps, also of those still going on.",
     )
     parser.add_argument(
         "folders", nargs="+", type=Path, metavar="DIR", help="a run or a sweep; several are read as one"
     )
     parser.add_argument("--output", type=Path, help="where to write; DIR/report (of the first DIR) unless given")
-    arguments = parser.parse_args()
+    parser.add_argument(
+        "--align",
+        choices=("class", "favoured"),
+        default="class",
+        help="over seeds, take classes together by their number, or by their rank in the initial guess fraction",
+    )
+    parser.add_argument(
+        "--threshold", type=float, default=0.5, help="dominance under which a run has escaped; 0.5 unless given"
+    )
+    parser.add_argument("--csv", action="store_true", help="write every row of every run as runs.csv too")
+    parser.add_argument("--parquet", action="store_true", help="the same as runs.parquet")
+    arguments = vars(parser.parse_args())
 
     from igb import report
 
     try:
-        report.write(arguments.folders, arguments.output)
+        report.write(arguments.pop("folders"), arguments.pop("output"), **arguments)
     except InputError as error:
         sys.exit(f"igb-report: {error}")
     except KeyboardInterrupt:

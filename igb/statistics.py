@@ -2,9 +2,9 @@
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -16,6 +16,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from igb import _batches, _checks
 from igb._checks import InputError
 from igb.losses import CrossEntropy
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BATCH_NORM_MODES = ("running", "batch")
 
@@ -67,6 +70,18 @@ class ClassStatistics:
         """max_k G_k, the share of all samples that the most guessed class takes."""
         return float(self.guess_fraction.max())
 
+    def plot(self, class_names: Sequence[str] | None = None) -> "Figure":
+        """Figure 1 of arXiv 2511.20826: the mean predicted probability of each class, as a matplotlib figure.
+
+        `class_names` are C names; the class numbers unless given. InputError for another number of them.
+        """
+        from igb.report import figures  # which takes a while to import
+
+        names = [str(k) for k in range(len(self.count))] if class_names is None else list(class_names)
+        if len(names) != len(self.count):
+            raise InputError(f"class_names must be {len(self.count)} names, one for each class; they are {len(names)}")
+        return figures.initial(names, self.probability.numpy(), self.mean_probability.numpy())
+
     def _over_all(self, matrix: Tensor) -> Tensor:
         present = self.count > 0  # the row of an absent class is NaN
         return self.count[present] @ matrix[present] / self.count.sum()
@@ -110,8 +125,8 @@ class ClassSums(torchmetrics.Metric):
 
 def measure(
     network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    images: Tensor | Iterable[Sequence[Tensor]],
+    labels: Tensor | None = None,
     *,
     loss: nn.Module | None = None,
     batch_norm: str = "running",
@@ -122,13 +137,15 @@ def measure(
     """Measure what a classifier predicts for labelled images, leaving the classifier exactly as it was.
 
     Args:
-        network: any module that maps a batch of images to logits [N, C].
-        images: [N, ...], as the network takes them, or as `transform` does.
-        labels: class of each image, int64 [N] with values from 0 to C-1.
+        network: any module that maps a batch of images to logits [N, C]; it is measured on the device it is on.
+        images: [N, ...], as the network takes them, or as `transform` does; or a DataLoader, or anything else that
+            gives batches of images and labels, of which each is then a chunk.
+        labels: class of each image, int64 [N] with values from 0 to C-1; None with a DataLoader, which gives them.
         loss: gives loss, gradient norm and active fraction; cross-entropy unless given.
         batch_norm: `running` normalises by the running statistics, as in `eval()`; `batch` by the statistics of each
             chunk, leaving the running ones untouched. All other layers are in evaluation mode.
-        chunk: images in a forward pass; a last chunk of one image joins the one before it.
+        chunk: images in a forward pass, where they are not in batches already; a last chunk of one image joins the one
+            before it.
         transform: applied to each chunk on the network's device, such as `ImageData.scale`.
         distributed: deal the chunks to the processes of `torch.distributed`, all of which call this with the same
             images, and add up what they saw: the result is the same in each, however many there are.
@@ -137,23 +154,22 @@ def measure(
     """
     _checks.choice("batch_norm", batch_norm, BATCH_NORM_MODES)
     _checks.integer("chunk", chunk, at_least=2 if batch_norm == "batch" else 1)
-    if labels.ndim != 1 or labels.is_floating_point() or len(labels) != len(images) or len(labels) == 0:
-        raise InputError(
-            f"labels must be whole numbers, one for each of {len(images)} images; "
-            f"they have shape {tuple(labels.shape)} and type {labels.dtype}"
-        )
-    if batch_norm == "batch" and len(labels) == 1:
-        raise InputError("batch_norm=batch needs two or more images; there is one")
+    chunks: Iterable[tuple[Tensor, Tensor, bool]]
+    if isinstance(images, Tensor):
+        _check_labels(images, labels, batch_norm)
+        assert labels is not None
+        elsewhere = images.device
+        chunks = _dealt(_batches.split(images, chunk), _batches.split(labels, chunk), distributed)
+    elif labels is not None or distributed:
+        raise InputError("labels and distributed go with a tensor of images; batches bring their own labels")
+    else:
+        elsewhere = torch.device("cpu")
+        chunks = _checked(images, batch_norm)
     loss = loss if loss is not None else CrossEntropy()
-    device = next((tensor.device for tensor in [*network.parameters(), *network.buffers()]), images.device)
-    chunks = list(zip(_batches.split(images, chunk), _batches.split(labels, chunk), strict=True))
-    rank, processes = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
-    rounds = -(-len(chunks) // processes)
+    device = next((tensor.device for tensor in [*network.parameters(), *network.buffers()]), elsewhere)
     sums: ClassSums | None = None
     with _undisturbed(network, device, batch_norm), torch.no_grad():
-        for number in range(rank, rounds * processes, processes):
-            # Where the last round has none left, one is computed and not counted, so that all take as many steps.
-            batch, batch_labels = chunks[number % len(chunks)]
+        for batch, batch_labels, counted in chunks:
             batch = batch.to(device)
             logits = network(transform(batch) if transform else batch)
             if logits.ndim != 2 or len(logits) != len(batch) or logits.shape[1] < 2:
@@ -164,18 +180,61 @@ def measure(
                 logits = logits.cpu()
             if sums is None:
                 sums = ClassSums(logits.shape[1], distributed).to(logits.device)
-                if labels.min() < 0 or labels.max() >= logits.shape[1]:
-                    raise InputError(
-                        f"labels must lie from 0 to {logits.shape[1] - 1}, one less than the network's classes; "
-                        f"they lie from {int(labels.min())} to {int(labels.max())}"
-                    )
-            if number < len(chunks):
+                if labels is not None:
+                    _check_range(labels, logits.shape[1])
+            if labels is None:
+                _check_range(batch_labels, logits.shape[1])
+            if counted:
                 sums.update(logits, batch_labels.to(logits.device).long(), loss)
-    assert sums is not None
+    if sums is None:
+        raise InputError("there are no batches of images to measure")
     with warnings.catch_warnings():  # a process that no chunk was left for has nothing to add
         warnings.filterwarnings("ignore", message="The ``compute`` method", category=UserWarning)
         count, *totals = (total.cpu() for total in sums.compute().values())
     return ClassStatistics(count, *(total / (count if total.ndim == 1 else count[:, None]) for total in totals))
+
+
+def _dealt(
+    images: Sequence[Tensor], labels: Sequence[Tensor], distributed: bool
+) -> Iterator[tuple[Tensor, Tensor, bool]]:
+    """The chunks that this process takes, and whether they count.
+
+    Where the last round has none left, one is computed and not counted, so that all processes take as many steps.
+    """
+    rank, processes = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+    rounds = -(-len(images) // processes)
+    for number in range(rank, rounds * processes, processes):
+        yield images[number % len(images)], labels[number % len(images)], number < len(images)
+
+
+def _checked(batches: Iterable[Sequence[Tensor]], batch_norm: str) -> Iterator[tuple[Tensor, Tensor, bool]]:
+    """The batches of a DataLoader; InputError for one that is not images and labels."""
+    for batch in batches:
+        if not isinstance(batch, Sequence) or len(batch) != 2 or not all(isinstance(part, Tensor) for part in batch):
+            raise InputError("a batch must be images and labels, two tensors")
+        images, labels = batch
+        _check_labels(images, labels, batch_norm)
+        yield images, labels, True
+
+
+def _check_labels(images: Tensor, labels: Tensor | None, batch_norm: str) -> None:
+    if labels is None:
+        raise InputError("labels must be given with a tensor of images")
+    if labels.ndim != 1 or labels.is_floating_point() or len(labels) != len(images) or len(labels) == 0:
+        raise InputError(
+            f"labels must be whole numbers, one for each of {len(images)} images; "
+            f"they have shape {tuple(labels.shape)} and type {labels.dtype}"
+        )
+    if batch_norm == "batch" and len(labels) == 1:
+        raise InputError("batch_norm=batch needs two or more images; there is one")
+
+
+def _check_range(labels: Tensor, classes: int) -> None:
+    if labels.min() < 0 or labels.max() >= classes:
+        raise InputError(
+            f"labels must lie from 0 to {classes - 1}, one less than the network's classes; "
+            f"they lie from {int(labels.min())} to {int(labels.max())}"
+        )
 
 
 @contextlib.contextmanager

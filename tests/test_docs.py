@@ -8,6 +8,7 @@ import pytest
 
 import igb
 from igb._paths import config_folder
+from igb.report.summary import COLUMN_HELP
 from tests.conftest import TINY, tiny_run
 
 ROOT = config_folder().parent
@@ -79,6 +80,24 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     exec(text, names)
     assert len(names["runs"]) == 10
     assert names["stats"].probability.shape == (10,)
+
+
+def test_the_python_of_the_page_on_any_network_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _, text in blocks(ROOT / "docs" / "measure.md", "python"):
+        assert len([line for line in text.splitlines() if line.strip()]) <= 16
+        names = {}
+        exec(text, names)
+        assert (tmp_path / "figure1.png").exists()
+        for stats in names["measured"].values():
+            assert stats.probability.shape == (10,)
+            assert 0.1 <= stats.dominance <= 1
+
+
+def test_the_page_on_the_report_explains_every_column():
+    text = (ROOT / "docs" / "report.md").read_text()
+    for column in COLUMN_HELP:
+        assert f"`{column}`" in text, column
 
 
 def test_the_pages_name_what_is_there():

@@ -1,4 +1,6 @@
 import json
+import math
+import re
 import shutil
 
 import numpy as np
@@ -10,7 +12,10 @@ import igb
 from igb import folders, report
 from igb._checks import InputError
 from igb.report import figures
+from igb.report.escape import Censored
+from igb.report.landscape import loss_curves
 from igb.report.runs import find_runs, read_metrics
+from igb.report.settings import panels
 from tests.conftest import tiny_run
 
 HEADER = "step,epoch,batch_norm,class,class_name,count,probability,accuracy,mean_probability,guess_fraction,loss"
@@ -48,16 +53,16 @@ def test_runs_are_named_by_what_tells_them_apart(runs):
 
 
 def test_figure_1_shows_both_means_at_initialisation(runs):
-    figure = figures.figure1(runs)
-    panels = [axes for axes in figure.axes if axes.patches]
-    assert len(panels) == 6  # three runs in two modes
+    figure = figures.figure1(panels(runs))
+    drawn = [axes for axes in figure.axes if axes.patches]
+    assert len(drawn) == 6  # three runs in two modes
     expected = runs[0].metrics.query("step == 0 and batch_norm == 'running'")
-    heights = [patch.get_height() for patch in panels[0].patches]
+    heights = [patch.get_height() for patch in drawn[0].patches]
     assert heights == [*expected["probability"], *expected["mean_probability"]]
-    assert [label.get_text() for label in panels[3].get_xticklabels()] == list("0123456789")
-    colours = [to_hex(patch.get_facecolor()) for patch in panels[0].patches[:10]]
+    assert [label.get_text() for label in drawn[3].get_xticklabels()] == list("0123456789")
+    colours = [to_hex(patch.get_facecolor()) for patch in drawn[0].patches[:10]]
     assert colours == [colour.lower() for colour in figures.COLOURS]
-    edges = [to_hex(patch.get_edgecolor()) for patch in panels[0].patches[10:]]
+    edges = [to_hex(patch.get_edgecolor()) for patch in drawn[0].patches[10:]]
     assert edges == colours
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "over the images of the class",
@@ -66,10 +71,10 @@ def test_figure_1_shows_both_means_at_initialisation(runs):
 
 
 def test_figure_2_shows_probability_and_accuracy_of_every_class(runs):
-    figure = figures.figure2(runs)
+    figure = figures.over_training(panels(runs), figures.FIGURE_2)
     grid = np.array(figure.axes).reshape(6, 2)
-    panels = [(one, mode) for one in runs for mode in one.modes]
-    for row, (run, mode) in zip(grid, panels, strict=True):
+    pairs = [(one, mode) for one in runs for mode in one.modes]
+    for row, (run, mode) in zip(grid, pairs, strict=True):
         for axes, quantity in zip(row, ("probability", "accuracy"), strict=True):
             *curves, dashed = axes.lines
             assert len(curves) == 10
@@ -93,7 +98,8 @@ def test_the_summary_is_of_the_start_epoch_one_and_the_end(tmp_path):
     summary = report.summarize(find_runs([tmp_path])[0]).set_index("run")
     assert summary.loc["a"].to_dict() == {
         "status": "completed", "batch_norm": "running", "steps": 8, "favoured_class": "cat", "dominance_start": 0.8,
-        "dominance_epoch_1": 0.7, "dominance_end": 0.55, "mean_accuracy": 0.55, "worst_accuracy": 0.5,
+        "dominance_epoch_1": 0.7, "dominance_end": 0.55, "dominant_class": "dog", "escape_step": Censored(8),
+        "half_life": 2, "mean_accuracy": 0.55, "worst_accuracy": 0.5,
     }  # fmt: skip
     assert summary.loc["b", "favoured_class"] == "dog"
     assert summary.loc["b", "steps"] == 2
@@ -103,7 +109,8 @@ def test_the_summary_is_of_the_start_epoch_one_and_the_end(tmp_path):
 def test_the_report_writes_figures_and_table_and_says_where(finished, tmp_path, capsys):
     output = report.write([finished], tmp_path / "out")
     assert sorted(file.name for file in output.iterdir()) == [
-        "figure1.pdf", "figure1.png", "figure2.pdf", "figure2.png", "summary.csv",
+        "classes.csv", "drivers.pdf", "drivers.png", "figure1.pdf", "figure1.png", "figure2.pdf", "figure2.png",
+        "index.html", "loss_landscape.pdf", "loss_landscape.png", "summary.csv", "tensorboard",
     ]  # fmt: skip
     assert (output / "figure2.pdf").read_bytes().startswith(b"%PDF")
     table = pd.read_csv(output / "summary.csv")
@@ -202,6 +209,74 @@ def test_what_cannot_be_shown_yet_is_named(tmp_path, capsys):
     assert printed.count("left out") == 3
 
 
+def test_runs_of_other_classes_are_left_out_and_named(tmp_path, capsys):
+    for index, names in enumerate((["cat", "dog"], ["cat", "cow"], ["cat", "dog"])):
+        made_run(tmp_path / str(index), [(0, 0.9, 0.1, 0.8)], class_names=names, started=str(index))
+    report.write([tmp_path])
+    printed = capsys.readouterr().out
+    assert f"left out: {tmp_path}/1: its 2 classes are not those of {tmp_path}/0" in printed
+    assert pd.read_csv(tmp_path / "report" / "summary.csv")["run"].astype(str).tolist() == ["0", "2"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text.replace(",loss,", ",Loss,"), "metrics.csv has no column 'loss'"),
+        (lambda text: text.replace(",0.9,", ",high,"), "metrics.csv is damaged: .*high"),
+        (lambda text: text.replace("running,1,dog", "running,0,dog"), "does not have the 2 classes of run.json"),
+        (lambda text: "", "metrics.csv has no column 'step'"),
+    ],
+)
+def test_a_damaged_table_is_one_line(tmp_path, capsys, damage, message):
+    made_run(tmp_path / "good", [(0, 0.9, 0.1, 0.8)])
+    file = made_run(tmp_path / "bad", [(0, 0.9, 0.1, 0.8)]) / "metrics.csv"
+    file.write_text(damage(file.read_text()))
+    report.write([tmp_path])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out")]
+    assert re.search(f"left out: .*bad: .*{message}", line)
+
+
+@pytest.mark.parametrize("key", ["class_names", "steps_per_epoch", "started"])
+def test_a_run_of_another_format_is_one_line(tmp_path, capsys, key):
+    made_run(tmp_path / "good", [(0, 0.9, 0.1, 0.8)])
+    made_run(tmp_path / "bad", [(0, 0.9, 0.1, 0.8)], **{key: {}})
+    report.write([tmp_path])
+    assert f"bad: run.json has no {key!r}" in capsys.readouterr().out
+
+
+def test_the_table_is_written_as_csv_and_parquet(finished, tmp_path):
+    report.write([finished], tmp_path, csv=True, parquet=True)
+    table = igb.load_runs(finished)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "runs.parquet"), table)
+    texts = {"batch_norm": str, "class_name": str, "run": str, "status": str, "config.loss": str}
+    written = pd.read_csv(tmp_path / "runs.csv", dtype=texts)
+    pd.testing.assert_frame_equal(written, table.astype(dict.fromkeys(texts, written["run"].dtype)))
+
+
+def test_a_missing_override_has_the_value_of_the_config(tmp_path):
+    config = {"seed": 0, "optimizer": {"lr": 0.001}, "loss": {"gamma": 0.7}}
+    made_run(tmp_path / "a", [(0, 0.9, 0.1, 0.8)], overrides=["loss=bl"], config=config)
+    (tmp_path / "a" / ".hydra" / "hydra.yaml").write_text("hydra: {runtime: {choices: {loss: bl, init: he}}}")
+    overrides = ["optimizer.lr=0.01", "init=torchvision", "loss.gamma=0.7"]
+    made_run(tmp_path / "b", [(0, 0.9, 0.1, 0.8)], overrides=overrides, config=config, started="2")
+    table = igb.load_runs(tmp_path).drop_duplicates("run")
+    assert table["run"].tolist() == [
+        "loss=bl, optimizer.lr=0.001, init=he", "optimizer.lr=0.01, init=torchvision",
+    ]  # fmt: skip
+    assert table["config.optimizer.lr"].tolist() == [0.001, 0.01]
+    assert table["config.init"].tolist() == ["he", "torchvision"]
+    assert "config.loss.gamma" not in table.columns
+
+
+def test_columns_are_numbers_truth_values_or_categories(tmp_path):
+    given = (["a=1", "b=true", "c=1", "d=x"], ["a=0.5", "b=false", "d=y"], ["a=2", "b=true", "c=3", "d=x"])
+    for index, overrides in enumerate(given):
+        made_run(tmp_path / str(index), [(0, 0.9, 0.1, 0.8)], overrides=overrides, started=str(index))
+    types = igb.load_runs(tmp_path).dtypes.astype(str)
+    assert [types[f"config.{key}"] for key in "abcd"] == ["float64", "bool", "Int64", "category"]
+    assert types[["run", "status", "batch_norm", "class_name"]].tolist() == ["category"] * 4
+
+
 def test_an_unfinished_sweep_shows_what_there_is_and_says_what_is_missing(tmp_path, capsys):
     for seed, status in enumerate(("completed", "running", "running", "failed", "diverged")):
         entries = {"status": status, "started": str(seed), "reason": "out of memory" if status == "failed" else None}
@@ -226,7 +301,7 @@ def test_an_unfinished_sweep_shows_what_there_is_and_says_what_is_missing(tmp_pa
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", ["no folder", "empty", "classes", "output"])
+@pytest.mark.parametrize("case", ["no folder", "empty", "output", "threshold", "align"])
 def test_what_cannot_be_reported_is_one_line(tmp_path, case):
     folders, output = [tmp_path], None
     if case == "no folder":
@@ -234,10 +309,10 @@ def test_what_cannot_be_reported_is_one_line(tmp_path, case):
         message = "missing is not a folder"
     elif case == "empty":
         message = "there is no run with a probe in"
-    elif case == "classes":
-        made_run(tmp_path / "a", [(0, 0.9, 0.1, 0.8)])
-        made_run(tmp_path / "b", [(0, 0.9, 0.1, 0.8)], class_names=["cat", "cow"])
-        message = "the runs have different classes"
+    elif case in ("threshold", "align"):
+        with pytest.raises(InputError, match=rf"{case}=2 must be"):
+            report.write(folders, **{case: 2})
+        return
     else:
         made_run(tmp_path / "a", [(0, 0.9, 0.1, 0.8)])
         (tmp_path / "file").touch()
@@ -253,6 +328,40 @@ def test_a_run_without_training_has_a_report(tmp_path):
     assert (tmp_path / "run" / "report" / "figure2.png").exists()
 
 
+def test_the_explanatory_figures_draw_what_is_recorded(finished, runs):
+    figure = figures.over_training(panels(runs), figures.DRIVERS)
+    axes = np.array(figure.axes).reshape(6, 2)[4]  # pz, running
+    rows = runs[2].metrics.query("batch_norm == 'running' and step == 45")
+    norms = rows["count"] * rows["gradient_norm"]
+    at = [line.get_xdata().tolist().index(1) for line in axes[0].lines[:10]]
+    assert [line.get_ydata()[n] for line, n in zip(axes[0].lines, at, strict=False)] == pytest.approx(
+        (norms / norms.sum()).tolist()
+    )
+    assert [line.get_ydata()[n] for line, n in zip(axes[1].lines, at, strict=False)] == rows["active_fraction"].tolist()
+
+    curves = loss_curves(runs)
+    assert [curve.name for curve in curves] == [
+        "CrossEntropy()", "BlurryLoss(gamma=0.7, detach_weight=False)", "PiecewiseZeroLoss(cutoff=0.1)",
+    ]  # fmt: skip
+    assert [curve.regions for curve in curves] == [
+        [],
+        [("wrong way", 1e-6, pytest.approx(math.exp(-1 / 0.7), rel=1e-9))],
+        [("dead", 1e-6, pytest.approx(0.1, rel=1e-9))],
+    ]
+    loss, gradient, *_ = figures.loss_landscape(curves).axes
+    for curve, drawn in zip(curves, loss.lines, strict=True):
+        assert drawn.get_ydata().tolist() == curve.loss.tolist()
+    assert gradient.lines[0].get_ydata().tolist() == pytest.approx((curves[0].p - 1).tolist(), abs=1e-12)
+
+
+def test_losses_of_one_name_and_other_curves_are_told_apart(finished, tmp_path):
+    for index in range(2):
+        made_run(tmp_path / str(index), [(0, 0.9, 0.1, 0.8)], overrides=[f"loss.x={index}"], started=str(index))
+        lines = ["from_epoch,name,p_y,loss,gradient", f"0,Mine(),0.1,{index},-1", "0,Mine(),1,0,0"]
+        (tmp_path / str(index) / "loss_curve.csv").write_text("\n".join(lines) + "\n")
+    assert [curve.name for curve in loss_curves(find_runs([tmp_path])[0])] == ["Mine()", "Mine(), loss.x=1"]
+
+
 def test_many_classes_keep_one_colour_each():
-    colours = [figures._colour(k, 25) for k in range(25)]
+    colours = [*figures.class_colours(25)]
     assert len(set(colours)) == 25

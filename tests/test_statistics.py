@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import igb
 from igb._checks import InputError
@@ -162,6 +163,55 @@ def test_a_transform_scales_each_chunk(network, data):
     images, labels = data
     halved = measure(network, images, labels, transform=lambda batch: batch / 2)
     assert torch.equal(halved.probability_matrix, measure(network, images / 2, labels).probability_matrix)
+
+
+def test_a_loader_gives_what_its_batches_give_in_one_tensor(network, data):
+    images, labels = data
+    loader = DataLoader(TensorDataset(images, labels), batch_size=20)
+    for mode in ("running", "batch"):
+        kept = [(images[:20], labels[:20]), (images[20:40], labels[20:40]), (images[40:60], labels[40:60])]
+        by_hand = measure(network, kept, batch_norm=mode)
+        whole = measure(network, images[:60], labels[:60], batch_norm=mode, chunk=20)
+        assert torch.equal(by_hand.probability_matrix, whole.probability_matrix)
+        assert torch.equal(by_hand.gradient_norm, whole.gradient_norm)
+    stats = measure(network, loader)
+    assert stats.count.sum() == 61
+    torch.testing.assert_close(stats.probability, measure(network, images, labels).probability)
+
+
+def test_a_shuffled_loader_leaves_the_random_state(network, data):
+    state = torch.random.get_rng_state()
+    stats = measure(network, DataLoader(TensorDataset(*data), batch_size=61, shuffle=True))
+    assert torch.equal(state, torch.random.get_rng_state())
+    torch.testing.assert_close(stats.probability, measure(network, *data).probability)
+
+
+@pytest.mark.parametrize(
+    ("batches", "labels", "message"),
+    [
+        ([], None, "there are no batches"),
+        ([torch.zeros(3, 2)], None, "a batch must be images and labels"),
+        ([(torch.zeros(3, 2), [0, 1, 1])], None, "a batch must be images and labels"),
+        ([(torch.zeros(3, 2), torch.zeros(2).long())], None, "one for each of 3 images"),
+        ([(torch.zeros(1, 2), torch.tensor([0])), (torch.zeros(1, 2), torch.tensor([2]))], None, "from 0 to 1.*to 2"),
+        ([], torch.zeros(3), "batches bring their own labels"),
+        (torch.zeros(3, 2), None, "labels must be given"),
+    ],
+)
+def test_batches_that_do_not_fit_are_refused(batches, labels, message):
+    with pytest.raises(InputError, match=message):
+        igb.measure(Fixed(), batches, labels)
+
+
+def test_a_plot_is_figure_1(network, data):
+    stats = measure(network, *data)
+    (axes,) = stats.plot(["ant", "bee", "cat", "dog"]).axes
+    heights = [patch.get_height() for patch in axes.patches]
+    assert heights == [*stats.probability.tolist(), *stats.mean_probability.tolist()]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["ant", "bee", "cat", "dog"]
+    assert [label.get_text() for label in stats.plot().axes[0].get_xticklabels()] == list("0123")
+    with pytest.raises(InputError, match="class_names must be 4 names, one for each class; they are 1"):
+        stats.plot(["ant"])
 
 
 @pytest.mark.parametrize(

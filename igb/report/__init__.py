@@ -1,42 +1,125 @@
-"""Figures and tables from run folders. It knows only what the folders hold and imports no training code."""
+"""Figures, tables and a page from run folders. It knows only what the folders hold and imports no training code."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from igb import _checks
 from igb._checks import InputError
 from igb._paths import log_path
 from igb.report import figures
-from igb.report.runs import Run, find_runs, load_runs
-from igb.report.summary import summarize
+from igb.report.board import write_board
+from igb.report.escape import THRESHOLD
+from igb.report.landscape import loss_curves
+from igb.report.page import write_page
+from igb.report.regime import regime_maps
+from igb.report.runs import Run, find_runs, load_runs, some_runs, table_of
+from igb.report.settings import ALIGNMENTS, panels, settings
+from igb.report.summary import summarize, summarize_classes, summarize_settings
 
-__all__ = ["Run", "find_runs", "load_runs", "summarize", "write"]
+__all__ = ["Run", "find_runs", "load_runs", "summarize", "summarize_classes", "summarize_settings", "write"]
+
+OPTIONAL = ("settings.csv", "loss_landscape.png", "loss_landscape.pdf", "regime_map.png", "regime_map.pdf")
+MOST_PANELS = 40  # of a figure on paper; the page has all
 
 
-def write(folders: Sequence[Path], output: Path | None = None) -> Path:
-    """Write Figures 1 and 2 and the summary table of all runs in `folders`; return the folder they are in.
+def write(
+    folders: Sequence[Path],
+    output: Path | None = None,
+    *,
+    align: str = "class",
+    threshold: float = THRESHOLD,
+    csv: bool = False,
+    parquet: bool = False,
+) -> Path:
+    """Write the page, figures and tables of all runs in `folders`; return the folder they are in.
 
-    That is `report` in the first of the folders unless `output` names another. Raises InputError where there is
-    nothing to show or the folder cannot be written.
+    Args:
+        folders: runs and sweeps.
+        output: where to; `report` in the first of the folders unless given.
+        align: over seeds, take classes together by their number (`class`) or by their rank in the initial guess
+            fraction of their own run (`favoured`).
+        threshold: dominance under which a run has escaped.
+        csv: write the table of `load_runs` as runs.csv too.
+        parquet: write it as runs.parquet.
+
+    Raises InputError where there is nothing to show or the folder cannot be written.
     """
-    runs, left_out = find_runs(folders)
-    for reason in left_out:
-        print(f"left out: {reason}")
-    if not runs:
-        raise InputError(f"there is no run with a probe in {', '.join(map(str, folders))}")
-    if len({tuple(run.class_names) for run in runs}) > 1:
-        raise InputError("the runs have different classes; give those of one data set at a time")
+    _checks.choice("align", align, ALIGNMENTS)
+    _checks.number("threshold", threshold, at_least=0, at_most=1)
+    runs, left_out = some_runs(folders)
+    runs, others = _of_the_same_classes(runs)
+    shown, maps, curves = panels(runs, align), regime_maps(runs, threshold), loss_curves(runs)
+    notes = [f"left out: {reason}" for reason in left_out + others] + _notes(runs, align, threshold)
+    if len(shown) > MOST_PANELS:
+        notes.append(f"the figures have the first {MOST_PANELS} of {len(shown)} settings; the page has all")
     output = output if output is not None else folders[0] / "report"
-    summary = summarize(runs)
+    summary = summarize(runs, threshold)
+    of_settings = summarize_settings(runs, threshold)
+    of_classes = summarize_classes(runs)
+    tables = {"summary": summary, "classes": of_classes}
+    if of_settings["n"].max() > 1:
+        tables["settings"] = of_settings
+    on_paper = shown[:MOST_PANELS]
     try:
         output.mkdir(parents=True, exist_ok=True)
-        for name, draw in (("figure1", figures.figure1), ("figure2", figures.figure2)):
-            figures.save(draw(runs), output / name)
-        summary.to_csv(output / "summary.csv", index=False)
+        for name in OPTIONAL:  # of an earlier report
+            (output / name).unlink(missing_ok=True)
+        figures.save(figures.figure1(on_paper), output / "figure1")
+        figures.save(figures.over_training(on_paper, figures.FIGURE_2), output / "figure2")
+        figures.save(figures.over_training(on_paper, figures.DRIVERS), output / "drivers")
+        if curves:
+            figures.save(figures.loss_landscape(curves), output / "loss_landscape")
+        if maps:
+            figures.save(figures.regime_map(maps), output / "regime_map")
+        for name, table in tables.items():
+            table.to_csv(output / f"{name}.csv", index=False)
+        if csv:
+            table_of(runs).to_csv(output / "runs.csv", index=False)
+        if parquet:
+            table_of(runs).to_parquet(output / "runs.parquet", index=False)
+        titles = {"settings": "Over seeds", "summary": "Run by run"}
+        on_page = [(title, tables[name]) for name, title in titles.items() if name in tables]
+        rises = of_classes.pivot(index=["run", "batch_norm"], columns="class", values="rise_step")
+        rises = rises.loc[list(zip(summary["run"], summary["batch_norm"], strict=True))]
+        rises = rises.set_axis([f"{k} {name}" for k, name in enumerate(runs[0].class_names)], axis=1).reset_index()
+        on_page.append(("Class by class: first step from which p̄ stays above 1.5/C", rises))
+        write_page(output / "index.html", shown, on_page, maps, notes, threshold)
+        pictures = {title: output / f"{title}.png" for title in ("figure1", "figure2")}
+        write_board(output / "tensorboard", runs, summary, pictures)
     except OSError as error:
         raise InputError(f"the report folder {output} cannot be written ({error.strerror})") from error
     print(summary.to_string(index=False, float_format="{:.3f}".format, na_rep="-"))
-    for run in runs:
-        if run.unfinished:
-            print(f"unfinished: {run.label}: {run.unfinished}; see {log_path(run.folder)}")
-    print(f"figure1 and figure2 (.png, .pdf) and summary.csv are in {output}")
+    for note in notes:
+        print(note)
+    print(f"the page is {output / 'index.html'}; figures (.png, .pdf) and tables (.csv) are beside it")
     return output
+
+
+def _of_the_same_classes(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """Those runs whose classes most have, and a line for each other."""
+    most = Counter(tuple(run.class_names) for run in runs).most_common(1)[0][0]
+    kept = [run for run in runs if tuple(run.class_names) == most]
+    others = [
+        f"{run.folder}: its {len(run.class_names)} classes are not those of {kept[0].folder}; report it by itself"
+        for run in runs
+        if tuple(run.class_names) != most
+    ]
+    return kept, others
+
+
+def _notes(runs: Sequence[Run], align: str, threshold: float) -> list[str]:
+    """What a reader must know of the runs that are shown."""
+    notes = [f"unfinished: {run.label}: {run.unfinished}; see {log_path(run.folder)}" for run in runs if run.unfinished]
+    classes = len(runs[0].class_names)
+    if threshold * classes <= 1:
+        notes.append(
+            f"no run can escape: of {classes} classes one always takes {1 / classes:.2g} of the guesses or more; "
+            "give a higher --threshold"
+        )
+    if align == "class":
+        favoured = summarize(runs).set_index("run")["favoured_class"]
+        mixed = [one.label for one in settings(runs) if favoured[[run.label for run in one.runs]].nunique() > 1]
+        if mixed:
+            notes.append(f"the seeds of {mixed[0]} favour different classes; --align favoured takes those together")
+    return notes

@@ -1,6 +1,8 @@
-"""Figures 1 and 2 of arXiv 2511.20826."""
+"""Figures 1 and 2 of arXiv 2511.20826, and what explains them, for a paper."""
 
-from collections.abc import Sequence
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from igb.report.runs import Run
+from igb.report.escape import Array
+from igb.report.landscape import DEAD, WRONG, LossCurve
+from igb.report.regime import MEASURES, RegimeMap
+from igb.report.settings import Panel
 
 # Paul Tol's "muted" scheme and black: ten colours that stay apart for colour-blind readers. The dashes of every
 # second one keep neighbours apart in print.
@@ -26,18 +31,31 @@ STYLE: Any = {
     "axes.linewidth": 0.6,
     "hatch.linewidth": 0.8,
     "pdf.fonttype": 42,  # text stays text
+    "text.parse_math": False,  # names are text from a user's disk
 }
+BAND_ALPHA = 0.12
+REGION_COLOURS = {WRONG: "#CC6677", DEAD: "#999999"}
 PANELS_ACROSS = 3
+LONGEST_NAME = 20  # characters
 LONGEST_SIDE = 30_000  # pixels of a PNG, of which matplotlib can draw 65,536
 
+FIGURE_2 = {
+    "probability": r"$\bar{p}_k$: mean probability of class $k$",
+    "accuracy": r"$\mathrm{Acc}_k$: accuracy of class $k$",
+}
+DRIVERS = {
+    "gradient_share": "share of class $k$ in the gradient norm",
+    "active_fraction": "active fraction of class $k$",
+}
 
-def figure1(runs: Sequence[Run]) -> Figure:
-    """Mean predicted probability of each class at initialisation, a panel for each run and batch-norm mode.
 
-    A full bar is p̄_k, over the images of class k (equation 4); an open one is over all images.
+def figure1(panels: Sequence[Panel]) -> Figure:
+    """Mean predicted probability of each class at initialisation, a part for each panel.
+
+    A full bar is p̄_k, over the images of class k (equation 4); an open one is over all images. Over seeds, a bar is
+    the mean and the line on it its 95 % interval.
     """
-    panels = _panels(runs)
-    names = runs[0].class_names
+    names = panels[0].names
     across = min(PANELS_ACROSS, len(panels))
     down = -(-len(panels) // across)
     with mpl.rc_context(STYLE):
@@ -45,63 +63,125 @@ def figure1(runs: Sequence[Run]) -> Figure:
         grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
         for axes in grid.flat[len(panels) :]:
             axes.remove()
-        for axes, (run, mode, title) in zip(grid.flat, panels, strict=False):
-            own = run.table("probability", mode).iloc[0].to_numpy()
-            over_all = run.table("mean_probability", mode).iloc[0].to_numpy()
-            at = np.arange(len(names))
-            colours = [_colour(k, len(names)) for k in range(len(names))]
-            axes.bar(at - 0.2, own, 0.4, color=colours)
-            axes.bar(at + 0.2, over_all, 0.4, facecolor="none", edgecolor=colours, hatch="/////", linewidth=0.8)
-            axes.set(ylim=(0, 1), title=title)
-            axes.set_xticks(at, names, rotation=45, ha="right", rotation_mode="anchor")
+        for axes, panel in zip(grid.flat, panels, strict=False):
+            own, over_all = panel.curves("probability"), panel.curves("mean_probability")
+            _bars(axes, names, own.mean[0], over_all.mean[0])
+            if own.n[0] > 1:
+                for offset, curves in ((-0.2, own), (0.2, over_all)):
+                    half = curves.high[0] - curves.mean[0]
+                    at = np.arange(len(names)) + offset
+                    axes.errorbar(at, curves.mean[0], half, fmt="none", ecolor="0.25", elinewidth=0.8)
+            axes.set_title(_title(panel))
         for axes in grid[:, 0]:
             axes.set_ylabel("mean probability")
         for axes in grid.flat[max(len(panels) - across, 0) : len(panels)]:
             axes.tick_params(labelbottom=True)  # also above a gap in the last row
-        legend = [
-            Patch(facecolor="0.35", label="over the images of the class"),
-            Patch(facecolor="none", edgecolor="0.35", hatch="/////", label="over all images"),
-        ]
-        figure.legend(handles=legend, loc="outside upper center", ncols=2, frameon=False)
+        _bar_legend(figure)
     return figure
 
 
-def figure2(runs: Sequence[Run]) -> Figure:
-    """p̄_k (left) and Acc_k (right) of each class over training, a row for each run and batch-norm mode."""
-    panels = _panels(runs)
-    names = runs[0].class_names
+def initial(names: Sequence[str], own: Array, over_all: Array) -> Figure:
+    """Mean predicted probability of each class, over its own images and over all, both [C]."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(max(1.2 + 0.28 * len(names), 3.5), 2.4), layout="constrained")
+        axes = figure.subplots()
+        _bars(axes, names, own, over_all)
+        axes.set_ylabel("mean probability")
+        _bar_legend(figure)
+    return figure
+
+
+def over_training(panels: Sequence[Panel], quantities: Mapping[str, str]) -> Figure:
+    """Quantities, named with their titles, of each class over training: a column for each, a row for each panel.
+
+    Over seeds, a line is the mean and the band around it its 95 % interval.
+    """
+    names, colours = panels[0].names, class_colours(len(panels[0].names))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 1.1 + 1.75 * len(panels)), layout="constrained")
-        grid = figure.subplots(len(panels), 2, sharex=True, sharey=True, squeeze=False)
-        first = min(1 / run.info["steps_per_epoch"] for run in runs)
-        last = max(max(run.metrics["epoch"]) for run in runs)
-        for row, (run, mode, title) in zip(grid, panels, strict=True):
-            for axes, quantity in zip(row, ("probability", "accuracy"), strict=True):
-                table = run.table(quantity, mode)
-                epochs = np.where(table.index == 0, first / 3, table.index / run.info["steps_per_epoch"])
-                for k in table.columns:
+        grid = figure.subplots(len(panels), len(quantities), sharex=True, sharey=True, squeeze=False)
+        first, last = epoch_range(panels)
+        for row, panel in zip(grid, panels, strict=True):
+            for axes, quantity in zip(row, quantities, strict=True):
+                curves = panel.curves(quantity)
+                epochs = epochs_of(curves.steps, panel.steps_per_epoch, first)
+                for k, (name, colour) in enumerate(zip(names, colours, strict=True)):
                     axes.plot(
                         epochs,
-                        table[k],
-                        color=_colour(k, len(names)),
+                        curves.mean[:, k],
+                        color=colour,
                         linestyle=DASHES[k % 2],
                         linewidth=1,
                         marker="o" if len(epochs) == 1 else None,
                         markersize=3,
-                        label=names[k],
+                        label=name,
                     )
+                    if max(curves.n) > 1:
+                        axes.fill_between(
+                            epochs, curves.low[:, k], curves.high[:, k], color=colour, alpha=BAND_ALPHA, linewidth=0
+                        )
                 axes.axvline(1, color="0.4", linestyle="--", linewidth=0.8)
-            row[0].set_ylabel(title)
+            row[0].set_ylabel(_title(panel))
         _epoch_axis(grid[0, 0], first, last)
-        grid[0, 0].set_title(r"$\bar{p}_k$: mean probability of class $k$")
-        grid[0, 1].set_title(r"$\mathrm{Acc}_k$: accuracy of class $k$")
+        for axes, title in zip(grid[0], quantities.values(), strict=True):
+            axes.set_title(title, parse_math=True)
         for axes in grid[-1]:
             axes.set_xlabel("epochs (log scale)")
         handles = [
-            Line2D([], [], color=_colour(k, len(names)), linestyle=DASHES[k % 2], label=name)
-            for k, name in enumerate(names)
+            Line2D([], [], color=colour, linestyle=DASHES[k % 2], label=_short(name))
+            for k, (name, colour) in enumerate(zip(names, colours, strict=True))
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
+    return figure
+
+
+def loss_landscape(curves: Sequence[LossCurve]) -> Figure:
+    """Each loss, its gradient with respect to the logit of the true class, and where that is dead or points away."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 2.7 + 0.35 * len(curves)), layout="constrained")
+        grid = figure.subplots(2, 2, sharex=True, height_ratios=(1.9, 0.25 * len(curves)))
+        for number, (curve, colour) in enumerate(zip(curves, class_colours(len(curves)), strict=True)):
+            style = {"color": colour, "linestyle": DASHES[number % 2], "linewidth": 1.2}
+            grid[0, 0].plot(curve.p, curve.loss, label=curve.name, **style)
+            grid[0, 1].plot(curve.p, curve.gradient, **style)
+            for axes in grid[1]:
+                axes.plot([curve.p[0], 1], [number, number], **(style | {"linewidth": 0.8}))
+                for kind, start, end in curve.regions:
+                    axes.barh(number, end - start, 0.7, left=start, color=REGION_COLOURS[kind], zorder=3)
+            if curve.regions:
+                words = "; ".join(curve.region_texts)
+                grid[1, 0].text(curve.p[0] * 1.3, number, words, va="center", fontsize=6, parse_math=True, zorder=4)
+        grid[0, 1].axhline(0, color="0.4", linewidth=0.6)
+        grid[0, 0].set_title("loss")
+        grid[0, 1].set_title("gradient with respect to the true class's logit")
+        for axes in grid[1]:
+            axes.set(xscale="log", xlim=(curves[0].p[0], 1), ylim=(len(curves) - 0.4, -0.6), yticks=[])
+            axes.set_xticks(*zip(*_powers(curves[0].p[0]), strict=True))
+            axes.minorticks_off()
+            axes.set_xlabel("$p_y$, probability of the true class", parse_math=True)
+            axes.spines["left"].set_visible(False)
+        handles = [
+            *grid[0, 0].get_legend_handles_labels()[0],
+            *(Patch(color=colour, label=f"gradient {_MEANING[kind]}") for kind, colour in REGION_COLOURS.items()),
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def regime_map(maps: Sequence[RegimeMap]) -> Figure:
+    """Heat maps, a column for each measure and a row for each map."""
+    first = maps[0]
+    width = sum(0.5 + max(0.42 * len(first.x_values), 1.3) for _ in MEASURES) + 0.6
+    height = sum(0.75 + 0.32 * len(one.y_values) for one in maps) + 0.3
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        grid = figure.subplots(len(maps), len(MEASURES), squeeze=False)
+        for row, one in zip(grid, maps, strict=True):
+            for axes, (measure, title) in zip(row, MEASURES.items(), strict=True):
+                _heat_map(axes, one, one.cells[measure])
+                axes.set_title(title)
+            row[0].set_yticks(range(len(one.y_values)), list(map(str, one.y_values)))
+            row[0].set_ylabel("\n".join(filter(None, (one.title, one.y_key))))
     return figure
 
 
@@ -112,25 +192,84 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
 
 
-def _panels(runs: Sequence[Run]) -> list[tuple[Run, str, str]]:
-    """Run, batch-norm mode and title; the mode is named where there are several."""
-    several = len({mode for run in runs for mode in run.modes}) > 1
-    return [
-        (run, mode, f"{run.label}\n({mode} statistics)" if several else run.label) for run in runs for mode in run.modes
-    ]
-
-
-def _colour(k: int, classes: int) -> str:
+def class_colours(classes: int) -> list[str]:
+    """A colour for each class."""
     if classes <= len(COLOURS):
-        return COLOURS[k]
-    return mpl.colors.to_hex(mpl.colormaps["viridis"](k / (classes - 1)))
+        return list(COLOURS[:classes])
+    return [mpl.colors.to_hex(mpl.colormaps["viridis"](k / (classes - 1))) for k in range(classes)]
+
+
+def epoch_range(panels: Sequence[Panel]) -> tuple[float, float]:
+    """The first batch and the last probe of the panels, in epochs."""
+    last = max(max(run.metrics["epoch"]) for panel in panels for run in panel.runs)
+    return min(1 / panel.steps_per_epoch for panel in panels), float(last)
+
+
+def epochs_of(steps: Sequence[int], steps_per_epoch: int, first: float) -> Array:
+    """Steps as epochs on a log axis: initialisation is set off to the left of the first batch."""
+    return np.where(np.array(steps) == 0, first / 3, np.array(steps) / steps_per_epoch)
+
+
+def epoch_ticks(first: float, last: float) -> list[float]:
+    """Where the axis of epochs is labelled, the first place being initialisation's."""
+    decades = [10.0**power for power in range(math.ceil(math.log10(first)), 1)]
+    epochs = [epoch for epoch in (2, 5, 10, 20, 50, 100, 200, 500, 1000) if 1.4 * epoch <= last]
+    return [first / 3, *decades, *epochs, *([last] if last >= 1.4 else [])]
+
+
+_MEANING = {WRONG: "points away from the true class", DEAD: "is zero"}
+
+
+def _powers(least: float) -> list[tuple[float, str]]:
+    """Powers of ten up to 1, with their labels."""
+    raised = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+    powers = range(math.ceil(math.log10(least) - 1e-9), 1)
+    return [(10.0**power, "1" if power == 0 else f"10{str(power).translate(raised)}") for power in powers]
+
+
+def _title(panel: Panel) -> str:
+    lines = [
+        line for part in panel.title.split("\n") for line in textwrap.wrap(part, 40, max_lines=3, placeholder=" …")
+    ]
+    return "\n".join([*lines, *filter(None, [panel.count])])
+
+
+def _short(name: str) -> str:
+    """A class's name, cut where it would take the room of what is drawn."""
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+
+
+def _bars(axes: Axes, names: Sequence[str], own: Array, over_all: Array) -> None:
+    at, colours = np.arange(len(names)), class_colours(len(names))
+    axes.bar(at - 0.2, own, 0.4, color=colours)
+    axes.bar(at + 0.2, over_all, 0.4, facecolor="none", edgecolor=colours, hatch="/////", linewidth=0.8)
+    axes.set(ylim=(0, 1))
+    axes.set_xticks(at, list(map(_short, names)), rotation=45, ha="right", rotation_mode="anchor")
+
+
+def _bar_legend(figure: Figure) -> None:
+    handles = [
+        Patch(facecolor="0.35", label="over the images of the class"),
+        Patch(facecolor="none", edgecolor="0.35", hatch="/////", label="over all images"),
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
+
+
+def _heat_map(axes: Axes, one: RegimeMap, cells: Sequence[Sequence[Any]]) -> None:
+    for y, line in enumerate(cells):
+        for x, cell in enumerate(line):
+            if cell is not None:
+                axes.bar(x, 1, 1, bottom=y - 0.5, color=cell.colour, edgecolor="white", linewidth=0.5)
+                axes.text(x, y, cell.text, color=cell.ink, ha="center", va="center", fontsize=6)
+    axes.set_xticks(range(len(one.x_values)), list(map(str, one.x_values)), rotation=45, ha="right")
+    axes.set(xlim=(-0.5, len(one.x_values) - 0.5), ylim=(len(one.y_values) - 0.5, -0.5), yticks=[], xlabel=one.x_key)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
 
 
 def _epoch_axis(axes: Axes, first: float, last: float) -> None:
-    """A log axis of epochs from "Init.", set off to the left of the first batch, to the last epoch."""
-    decades = [10.0**power for power in range(int(np.ceil(np.log10(first))), 1)]
-    epochs = [epoch for epoch in (2, 5, 10, 20, 50, 100, 200, 500, 1000) if 1.4 * epoch <= last]
-    ticks = [first / 3, *decades, *epochs, *([last] if last >= 1.4 else [])]
+    """A log axis of epochs from "Init." to the last epoch."""
+    ticks = epoch_ticks(first, last)
     axes.set_xscale("log")
     axes.set_xticks(ticks, ["Init.", *(f"{tick:.3g}" for tick in ticks[1:])])
     axes.minorticks_off()

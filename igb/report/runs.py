@@ -1,24 +1,36 @@
 """Reading run folders into pandas."""
 
+import copy
 import functools
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from igb import slurm
 from igb._checks import InputError, one_line
-from igb.folders import FINAL, PLAN, planned, status
+from igb.folders import FINAL, MAY_DIFFER, PLAN, planned, status
 
-COUNTS = {"step": int, "class": int, "count": int}
-TEXTS = {"batch_norm": str, "class_name": str}
+SEEDS = ("seed", "init_seed", "data_seed")
+QUANTITIES = (
+    "probability", "accuracy", "mean_probability", "guess_fraction", "loss", "gradient_norm", "active_fraction",
+)  # fmt: skip
+WHOLE, TEXTS = ("step", "class", "count"), ("batch_norm", "class_name")
+COLUMNS = ("step", "epoch", "batch_norm", "class", "class_name", "count", *QUANTITIES)
+LOSS_CURVE = ("from_epoch", "name", "p_y", "loss", "gradient")
+NEEDED = {"status": str, "started": str, "class_names": list, "steps_per_epoch": int, "total_steps": int}
 
 
 @dataclass
@@ -37,6 +49,11 @@ class Run:
         return list(self.info["class_names"])
 
     @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch."""
+        return int(self.info["steps_per_epoch"])
+
+    @property
     def modes(self) -> list[str]:
         """The batch-norm modes it was probed in."""
         return list(self.metrics["batch_norm"].unique())
@@ -50,29 +67,94 @@ class Run:
         last = self.metrics["step"].iloc[-1]
         return f"{self.info['status']}{reason}, measured up to step {last:,} of {self.info['total_steps']:,}"
 
+    @property
+    def seeds(self) -> dict[str, Any]:
+        """Its seeds by their keys."""
+        return dict(self.info.get("seeds", {}))
+
+    @functools.cached_property
+    def config(self) -> Any:
+        """The composed config, interpolations resolved where they are looked up."""
+        return OmegaConf.create(self.info.get("config", {}))
+
+    @functools.cached_property
+    def choices(self) -> dict[str, Any]:
+        """The option of each config group."""
+        file = self.folder / ".hydra" / "hydra.yaml"
+        try:
+            found: dict[str, Any] = yaml.load(file.read_text(), _Loader)["hydra"]["runtime"]["choices"]
+        except (OSError, yaml.YAMLError, KeyError, TypeError):
+            return {}
+        return found
+
+    def value(self, key: str) -> Any:
+        """What a key or group is in this run, whether its command line has it or not; None if it is not known."""
+        if key in self.overrides:
+            return self.overrides[key]
+        found = OmegaConf.select(self.config, key, throw_on_missing=False) if key not in self.choices else None
+        return self.choices.get(key) if found is None or OmegaConf.is_config(found) else found
+
     def table(self, quantity: str, batch_norm: str) -> pd.DataFrame:
-        """A quantity over the probes of one mode: a row for each step, a column for each class number."""
+        """A quantity over the probes of one mode: a row for each step, a column for each class number.
+
+        Besides those of metrics.csv there is `gradient_share`: the part that the samples of a class have in the sum of
+        the gradient norms of all; NaN where that sum is zero.
+        """
+        if quantity == "gradient_share":
+            total = self.table("gradient_norm", batch_norm) * self.table("count", batch_norm)
+            return total.div(total.sum(axis=1).replace(0, np.nan), axis=0)
         rows = self.metrics[self.metrics["batch_norm"] == batch_norm]
-        return rows.pivot(index="step", columns="class", values=quantity)
+        classes = len(self.info["class_names"])
+        values = rows[quantity].to_numpy().reshape(-1, classes)
+        return pd.DataFrame(values, index=pd.Index(rows["step"].to_numpy()[::classes], name="step"))
+
+    def loss_curve(self) -> pd.DataFrame | None:
+        """loss_curve.csv; None if there is none that can be read."""
+        try:
+            table = pd.read_csv(self.folder / "loss_curve.csv")
+        except (OSError, ValueError):
+            return None
+        return table if set(LOSS_CURVE) <= set(table.columns) else None
 
 
 def load_runs(folders: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     """All runs in a folder, or in several, as one table: a row for each run, probe, batch-norm mode and class.
 
-    Columns: `run` (what tells it from the others), `status`, `config.<key>` for each key whose override differs
-    between the runs, and those of metrics.csv. Raises InputError if there is no run with a probe.
+    Columns: `run` (what tells it from the others), `status`, `config.<key>` for each key or group that was set and
+    is not the same in every run, and those of metrics.csv. Texts are categories, numbers and truth values have their
+    own types. Raises InputError if there is no run with a probe.
     """
     folders = [folders] if isinstance(folders, str | Path) else folders
-    runs, _ = find_runs([Path(folder) for folder in folders])
+    return table_of(some_runs([Path(folder) for folder in folders])[0])
+
+
+def table_of(runs: Sequence[Run]) -> pd.DataFrame:
+    """The table of `load_runs`."""
+    lengths = [len(run.metrics) for run in runs]
+    names = {text: sorted({name for run in runs for name in run.metrics[text].cat.categories}) for text in TEXTS}
+    parts = []
+    for run in runs:  # categories that are the same in all are kept when they are put together
+        texts = {text: run.metrics[text].cat.set_categories(names[text]) for text in TEXTS}
+        parts.append(run.metrics.assign(**texts))
+    table = pd.concat(parts, ignore_index=True)
+    keys = differing(runs)
+    columns = {
+        "run": pd.Series([run.label for run in runs], dtype="category"),
+        "status": pd.Series([run.info["status"] for run in runs], dtype="category"),
+        **{f"config.{key}": _typed([run.value(key) for run in runs]) for key in keys},
+    }
+    of_row = np.repeat(np.arange(len(runs)), lengths)
+    for place, (name, column) in enumerate(columns.items()):
+        table.insert(place, name, column.take(of_row).array)
+    return table
+
+
+def some_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
+    """As `find_runs`; raises InputError if there is none that can be shown."""
+    runs, left_out = find_runs(folders)
     if not runs:
-        raise InputError(f"there is no run with a probe in {', '.join(map(str, folders))}")
-    keys = _differing([run.overrides for run in runs])
-    tables = []
-    for run in runs:
-        settings = {f"config.{key}": _scalar(run.overrides.get(key)) for key in keys}
-        columns = {"run": run.label, "status": run.info["status"], **settings}
-        tables.append(pd.concat([pd.DataFrame(columns, index=run.metrics.index), run.metrics], axis="columns"))
-    return pd.concat(tables, ignore_index=True)
+        raise InputError("\n".join([f"there is no run with a probe in {', '.join(map(str, folders))}", *left_out]))
+    return runs, left_out
 
 
 def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
@@ -86,50 +168,85 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
         for file in sorted(folder.rglob("run.json")):
             try:
                 found[file.parent.resolve()] = _read(file.parent, queued)
-            except (OSError, ValueError, KeyError) as error:
+            except (OSError, ValueError) as error:
                 left_out.append(f"{file.parent}: {one_line(error)}")
         for plan in sorted(folder.rglob(PLAN)):
             planned_runs = [plan.parent / name for name in planned(plan.parent)]
             left_out += [f"{run}: not begun" for run in planned_runs if not (run / "run.json").exists()]
     runs = sorted(found.values(), key=lambda run: (run.info["started"], str(run.folder)))
-    keys = _differing([run.overrides for run in runs])
-    for run in runs:
-        run.label = ", ".join(f"{key}={run.overrides[key]}" for key in keys if key in run.overrides) or run.label
-    labels = [run.label for run in runs]
-    common = os.path.commonpath([run.folder.resolve().parent for run in runs]) if runs else ""
-    for run in runs:
-        if labels.count(run.label) > 1:
-            run.label += f" ({os.path.relpath(run.folder.resolve(), common)})"
+    _name(runs, differing(runs))
     return runs, left_out
 
 
+def differing(runs: Sequence[Run]) -> list[str]:
+    """The keys that were set and are not the same in every run, in the order they were given."""
+    keys = dict.fromkeys(key for run in runs for key in run.overrides if key not in ("name", *MAY_DIFFER))
+    return [key for key in keys if len({str(run.value(key)) for run in runs}) > 1]
+
+
+def described(run: Run, keys: Sequence[str]) -> str:
+    """The values of some keys, as a name; without any, the loss or the folder's name."""
+    values = {key: run.value(key) for key in keys}
+    given = ", ".join(f"{key}={value}" for key, value in values.items() if value is not None)
+    return given or (f"loss={run.value('loss')}" if run.value("loss") is not None else run.folder.name)
+
+
+def setting(run: Run) -> str:
+    """What is the same in two runs that differ in nothing but their seeds, and in where their data are."""
+    config = copy.deepcopy(run.info.get("config") or {"overrides": run.overrides})
+    for key in (*SEEDS, "name", *MAY_DIFFER):
+        *parents, last = key.split(".")
+        config.get("overrides", {}).pop(key, None)
+        functools.reduce(lambda part, name: part.get(name) or {}, parents, config).pop(last, None)
+    return json.dumps([config, run.class_names, run.steps_per_epoch], sort_keys=True, default=str)
+
+
 def read_metrics(file: Path, classes: int) -> pd.DataFrame:
-    """metrics.csv up to its last whole probe: a run that was killed may have left a torn line or a part of a probe."""
-    text = file.read_text()
-    table = pd.read_csv(
-        io.StringIO(text[: text.rfind("\n") + 1]),
-        dtype=TEXTS,
-        keep_default_na=False,
-        na_values={name: ["nan"] for name in text.partition("\n")[0].split(",") if name not in {*COUNTS, *TEXTS}},
+    """metrics.csv up to its last whole probe: a run that was killed may have left a torn line or a part of a probe.
+
+    Raises ValueError for a file that is not one.
+    """
+    content = file.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    header = whole[: whole.find(b"\n")].decode().strip().split(",")
+    if missing := [name for name in COLUMNS if name not in header]:
+        raise ValueError(f"metrics.csv has no column {missing[0]!r}; it is of another version of igb")
+    types = dict.fromkeys(COLUMNS, pa.float64())
+    types |= dict.fromkeys(WHOLE, pa.int64()) | dict.fromkeys(TEXTS, pa.dictionary(pa.int32(), pa.string()))
+    options = pyarrow.csv.ConvertOptions(
+        column_types=types, include_columns=COLUMNS, null_values=["nan"], strings_can_be_null=False
     )
-    rows = table.groupby(["step", "batch_norm"])["class"].transform("size")
-    return table[rows == classes].astype(COUNTS)
+    parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
+    try:
+        arrow = pyarrow.csv.read_csv(io.BytesIO(whole), parse_options=parse, convert_options=options)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"metrics.csv is damaged: {error}") from error
+    arrow = arrow.slice(0, arrow.num_rows // classes * classes)
+    if (arrow["class"].to_numpy().reshape(-1, classes) != np.arange(classes)).any():
+        raise ValueError(f"metrics.csv does not have the {classes} classes of run.json in every probe; it is damaged")
+    table: pd.DataFrame = arrow.unify_dictionaries().to_pandas()
+    return table
 
 
 def _read(folder: Path, queued: Callable[[], set[str]]) -> Run:
     info = json.loads((folder / "run.json").read_text())
-    if missing := [key for key in ("status", "started") if key not in info]:
-        raise ValueError(f"run.json has no {missing[0]!r}; it is damaged or of another version of igb")
+    if not isinstance(info, dict) or "status" not in info:
+        raise ValueError("run.json has no 'status'; it is damaged or of another version of igb")
     info["status"] = status(folder, info, queued)
     if "class_names" not in info or not (folder / "metrics.csv").exists():
         raise ValueError(f"no probe yet ({info['status']})")
+    for key, kind in NEEDED.items():
+        if not isinstance(info.get(key), kind):
+            raise ValueError(f"run.json has no {key!r} that is right; it is damaged or of another version of igb")
     metrics = read_metrics(folder / "metrics.csv", len(info["class_names"]))
     if metrics.empty:
         raise ValueError(f"no probe yet ({info['status']})")
     overrides_file = folder / ".hydra" / "overrides.yaml"
-    lines = yaml.safe_load(overrides_file.read_text()) if overrides_file.exists() else []
-    overrides = dict(map(_parse, lines))
-    return Run(folder, str(overrides.get("loss", folder.name)), overrides, info, metrics)
+    lines = yaml.load(overrides_file.read_text(), _Loader) if overrides_file.exists() else []
+    return Run(folder, "", dict(map(_parse, lines)), info, metrics)
+
+
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @functools.cache  # Hydra's parser is slow, and the runs of a sweep share most of their overrides
@@ -139,12 +256,21 @@ def _parse(override: str) -> tuple[str, Any]:
     return parsed.key_or_group, parsed.value()
 
 
-def _scalar(value: Any) -> Any:
-    """A value that fits into a cell of a table; lists and the like as text."""
-    return value if value is None or isinstance(value, bool | int | float) else str(value)
+def _name(runs: Sequence[Run], keys: Sequence[str]) -> None:
+    """Name each run by the values of the keys; where that does not tell two apart, by its folder too."""
+    for run in runs:
+        run.label = described(run, keys)
+    often = Counter(run.label for run in runs)
+    common = os.path.commonpath([run.folder.resolve().parent for run in runs]) if runs else ""
+    for run in runs:
+        if often[run.label] > 1:
+            run.label += f" ({os.path.relpath(run.folder.resolve(), common)})"
 
 
-def _differing(overrides: Sequence[dict[str, Any]]) -> list[str]:
-    """The keys that do not have the same override in every run, in the order they were given."""
-    keys = dict.fromkeys(key for given in overrides for key in given if key != "name")
-    return [key for key in keys if len({str(given.get(key)) for given in overrides}) > 1]
+def _typed(values: Sequence[Any]) -> "pd.Series[Any]":
+    """A column of numbers or truth values as such, of anything else as text; None stays empty."""
+    present = [value for value in values if value is not None]
+    if not all(isinstance(value, bool | int | float) for value in present):
+        return pd.Series([None if value is None else str(value) for value in values], dtype="category")
+    plain = len(present) == len(values) or any(isinstance(value, float) for value in present)
+    return pd.Series(values) if plain else pd.Series(pd.array(values))

@@ -1,37 +1,124 @@
-"""The summary table: where a run started, where it was after epoch one, and where it ended."""
+"""Tables: a row for each run, for each of its classes, and for each setting over its seeds."""
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from igb.report.escape import THRESHOLD, Censored, Moment, escape_step, favoured_order, half_life, median, rise_steps
 from igb.report.runs import Run
+from igb.report.settings import mean_and_half_width, settings, swept
+
+# What each column says, for the page; docs/report.md has the equations.
+COLUMN_HELP = {
+    "run": "What tells the run from the others.",
+    "setting": "What tells the setting from the others; its runs differ in nothing but their seeds.",
+    "status": "completed, diverged, running, interrupted or failed.",
+    "batch_norm": "Normalised by running statistics (evaluation mode, the paper's) or by those of each chunk.",
+    "n": "Runs, each of other seeds.",
+    "steps": "Optimizer steps done at the last probe.",
+    "favoured_class": "The class most guessed at initialisation.",
+    "dominant_class": "The class most guessed at the last probe.",
+    "dominance_start": "Share of all guesses that the most guessed class takes, max_j G_j, at initialisation.",
+    "dominance_epoch_1": "The same after epoch one.",
+    "dominance_end": "The same at the last probe.",
+    "escape_step": "First probe from which dominance stays under {threshold:g} to the end of the run; "
+    "after > if it had not come about by then. Over seeds, the median.",
+    "escaped": "Runs that have escaped.",
+    "half_life": "First probe at which the favoured class's p̄, less the mean p̄ of all classes, is at most half of what "
+    "it was at initialisation. Over seeds, the median.",
+    "mean_accuracy": "Mean of the classes' accuracies at the last probe.",
+    "worst_accuracy": "The lowest of the classes' accuracies at the last probe.",
+    "mean_accuracy_interval": "Half the width of its 95 % interval over seeds (Student's t).",
+    "worst_accuracy_interval": "The same for the lowest accuracy.",
+    "dominance_end_interval": "The same for dominance at the last probe.",
+    "class_name": "The class.",
+    "rank": "Its place by guess fraction at initialisation, 1 being the favoured class.",
+    "rise_step": "First probe from which the class's p̄ stays above 1.5/C.",
+    "probability": "p̄ of the class at the last probe.",
+    "accuracy": "Its accuracy at the last probe.",
+}
 
 
-def summarize(runs: Sequence[Run]) -> pd.DataFrame:
-    """A row for each run and batch-norm mode.
+def summarize(runs: Sequence[Run], threshold: float = THRESHOLD) -> pd.DataFrame:
+    """A row for each run and batch-norm mode, with the columns that COLUMN_HELP explains.
 
-    Columns: run, status, batch_norm, steps done at the last probe, the favoured class (most guessed at
-    initialisation), dominance (share of the most guessed class) at the start, after epoch one and at the end, and
-    mean and worst class accuracy at the end. What a run has not reached is empty.
+    What a run has not reached is empty; a moment that had not come about at its last probe is `Censored`.
     """
-    return pd.DataFrame([_row(run, mode) for run in runs for mode in run.modes])
+    rows = [_row(run, mode, threshold) for run in runs for mode in run.modes]
+    return pd.DataFrame(rows).astype({"escape_step": object, "half_life": object})
 
 
-def _row(run: Run, mode: str) -> dict[str, object]:
-    guesses = run.table("guess_fraction", mode)
+def summarize_classes(runs: Sequence[Run]) -> pd.DataFrame:
+    """A row for each run, batch-norm mode and class."""
+    return pd.DataFrame([row for run in runs for mode in run.modes for row in _class_rows(run, mode)])
+
+
+def summarize_settings(runs: Sequence[Run], threshold: float = THRESHOLD) -> pd.DataFrame:
+    """A row for each setting and batch-norm mode: means and 95 % intervals over its seeds, medians of the moments.
+
+    It has a column for each swept key too.
+    """
+    keys = swept(runs)
+    rows = []
+    for one in settings(runs):
+        summary = summarize(one.runs, threshold)
+        for mode, group in summary.groupby("batch_norm", sort=False):
+            row: dict[str, Any] = {"setting": one.label}
+            row |= {f"config.{key}": one.runs[0].value(key) for key in keys}
+            row |= {"batch_norm": mode, "n": len(group)}
+            escapes = group["escape_step"].tolist()
+            row |= {"escaped": sum(not isinstance(moment, Censored) for moment in escapes)}
+            row |= {"escape_step": median(escapes)}
+            row |= {"half_life": median([moment for moment in group["half_life"] if moment is not None])}
+            for name in ("dominance_end", "mean_accuracy", "worst_accuracy"):
+                values = group[name].to_numpy(dtype=float)[:, None]
+                mean, half = mean_and_half_width(values, np.ones(values.shape, dtype=bool))
+                row |= {name: mean.item(), f"{name}_interval": half.item()}
+            rows.append(row)
+    return pd.DataFrame(rows).astype({"escape_step": object, "half_life": object})
+
+
+def _row(run: Run, mode: str, threshold: float) -> dict[str, object]:
+    guesses, probability = run.table("guess_fraction", mode), run.table("probability", mode)
     dominance = guesses.max(axis=1, skipna=False)
     accuracy = run.table("accuracy", mode).iloc[-1]
-    start = guesses.iloc[0]
+    order = favoured_order(guesses, run.table("mean_probability", mode))
+    end = guesses.iloc[-1]
     return {
         "run": run.label,
         "status": run.info["status"],
         "batch_norm": mode,
         "steps": guesses.index[-1],
-        "favoured_class": None if start.isna().any() else run.class_names[start.idxmax()],
+        "favoured_class": None if order is None else run.class_names[order[0]],
         "dominance_start": dominance.iloc[0],
-        "dominance_epoch_1": dominance.get(run.info["steps_per_epoch"], math.nan),
+        "dominance_epoch_1": dominance.get(run.steps_per_epoch, math.nan),
         "dominance_end": dominance.iloc[-1],
+        "dominant_class": None if end.isna().any() else run.class_names[int(end.idxmax())],
+        "escape_step": escape_step(guesses, threshold),
+        "half_life": None if order is None else half_life(probability, order[0]),
         "mean_accuracy": accuracy.mean(skipna=False),
         "worst_accuracy": accuracy.min(skipna=False),
     }
+
+
+def _class_rows(run: Run, mode: str) -> list[dict[str, object]]:
+    guesses, probability = run.table("guess_fraction", mode), run.table("probability", mode)
+    order = favoured_order(guesses, run.table("mean_probability", mode))
+    rises: list[Moment] = rise_steps(probability)
+    accuracy = run.table("accuracy", mode).iloc[-1]
+    return [
+        {
+            "run": run.label,
+            "batch_norm": mode,
+            "class": k,
+            "class_name": name,
+            "rank": None if order is None else order.index(k) + 1,
+            "rise_step": rises[k],
+            "probability": probability[k].iloc[-1],
+            "accuracy": accuracy[k],
+        }
+        for k, name in enumerate(run.class_names)
+    ]

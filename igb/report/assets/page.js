@@ -1,0 +1,278 @@
+"use strict";
+// Draws the charts of the page with uPlot. Every text goes in as textContent: class and run names come from a disk.
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const losses = JSON.parse(document.getElementById("losses").textContent);
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const hidden = new Set(); // numbers of the classes that are toggled off
+  const charts = []; // each {box, make, plot, classes}
+  const sync = uPlot.sync("epochs");
+  const initial = data.first / 3;
+
+  const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const element = (tag, parent, text, className) => {
+    const made = document.createElement(tag);
+    if (text !== undefined) made.textContent = text;
+    if (className) made.className = className;
+    if (parent) parent.append(made);
+    return made;
+  };
+  const dash = (k) => (k % 2 ? [6, 3] : undefined);
+  const epochs = (panel) => panel.steps.map((step) => (step === 0 ? initial : step / panel.steps_per_epoch));
+  const number = (value) =>
+    value === null || value === undefined ? "–" : Math.abs(value) < 1e-3 && value !== 0 ? value.toExponential(2) : value.toPrecision(3);
+  const short = (value) => String(Number(value.toPrecision(3)));
+
+  // Ticks of a log axis in a range: those given if several are in it, else 1, 2 and 5 of each decade.
+  function logTicks(min, max, given) {
+    const inside = given.filter((tick) => tick >= min && tick <= max);
+    if (inside.length >= 3) return inside;
+    const ticks = [];
+    for (let power = Math.floor(Math.log10(min)); power <= Math.ceil(Math.log10(max)); power++)
+      for (const digit of [1, 2, 5]) ticks.push(digit * 10 ** power);
+    const fine = ticks.filter((tick) => tick >= Math.max(min, data.first) && tick <= max);
+    if (fine.length >= 2) return inside.includes(initial) ? [initial, ...fine] : fine;
+    return [0, 1, 2, 3, 4].map((part) => min + ((max - min) * part) / 4);
+  }
+
+  // What a chart says under the pointer: the place, and each visible line's value, the highest first.
+  function tip(where, names) {
+    let box = null;
+    return (plot) => {
+      const { idx, left } = plot.cursor;
+      const shown = idx !== null && idx !== undefined && left >= 0 && plot.over.matches(":hover");
+      if (!shown) {
+        if (box) box.remove();
+        box = null;
+        return;
+      }
+      if (!box) box = element("div", plot.over.parentNode, undefined, "tip");
+      box.replaceChildren();
+      element("b", box, where(idx));
+      const rows = names
+        .map((name, k) => ({ name, value: plot.data[k + 1][idx], series: plot.series[k + 1] }))
+        .filter((row) => row.series.show && row.value !== null && row.value !== undefined)
+        .sort((a, b) => b.value - a.value)
+        .slice(0, 12);
+      const table = element("table", box);
+      for (const row of rows) {
+        const line = element("tr", table);
+        element("i", element("td", line), undefined, "swatch").style.background = row.series.stroke();
+        element("td", line, row.name);
+        element("td", line, number(row.value));
+      }
+      const right = left > plot.over.clientWidth / 2;
+      const at = plot.over.offsetLeft + left;
+      box.style.left = right ? "" : `${at + 12}px`;
+      box.style.right = right ? `${plot.over.parentNode.clientWidth - at + 12}px` : "";
+      box.style.top = `${plot.over.offsetTop + 4}px`;
+    };
+  }
+
+  function axes(xTicks, xText) {
+    const common = { stroke: style("--faint"), font: "11px system-ui, sans-serif", ticks: { stroke: style("--line"), width: 1, size: 4 }, grid: { stroke: style("--line"), width: 1 } };
+    return [
+      { ...common, size: 28, gap: 2, splits: (plot, axis, min, max) => xTicks(min, max), filter: (plot, splits) => splits, values: (plot, splits) => thin(plot, splits).map(xText) },
+      { ...common, size: 46, gap: 2, values: (plot, splits) => splits.map((value) => (value === null ? "" : short(value))) },
+    ];
+  }
+
+  // Labels that would run into another are left out, but never the last.
+  function thin(plot, splits) {
+    const at = splits.map((split) => plot.valToPos(split, "x"));
+    let last = -Infinity;
+    return splits.map((split, k) => {
+      const end = splits.length - 1;
+      if (k < end && (at[k] - last < 34 || at[end] - at[k] < 22)) return null;
+      last = at[k];
+      return split;
+    });
+  }
+
+  function draw(chart) {
+    const made = chart.make();
+    const options = {
+      width: Math.max(chart.box.clientWidth, 120),
+      height: 190,
+      legend: { show: false },
+      ...made.options,
+    };
+    if (chart.plot) chart.plot.destroy();
+    chart.plot = new uPlot(options, made.data, chart.box);
+  }
+
+  function add(box, make, classes) {
+    const chart = { box, make, classes, plot: null };
+    charts.push(chart);
+    watch.observe(box);
+    resize.observe(box);
+    return chart;
+  }
+
+  // Charts are made when they come near the window, which keeps a page of hundreds quick.
+  const watch = new IntersectionObserver(
+    (entries) => {
+      for (const entry of entries) {
+        const chart = charts.find((one) => one.box === entry.target);
+        if (entry.isIntersecting && !chart.plot) draw(chart);
+      }
+    },
+    { rootMargin: "400px" },
+  );
+  const resize = new ResizeObserver((entries) => {
+    for (const entry of entries) {
+      const chart = charts.find((one) => one.box === entry.target);
+      if (chart.plot && Math.abs(chart.plot.width - entry.target.clientWidth) > 1)
+        chart.plot.setSize({ width: Math.max(entry.target.clientWidth, 120), height: chart.plot.height });
+    }
+  });
+  dark.addEventListener("change", () => charts.filter((chart) => chart.plot).forEach(draw));
+
+  // A line for each class over training, with its band where there is one.
+  function curves(panel, quantity, logarithmic) {
+    const { mean, low, high } = panel.curves[quantity];
+    const x = epochs(panel);
+    const count = data.names.length;
+    const series = [{}];
+    const columns = [x];
+    const ofClass = (k) => style(`--class-${k}`);
+    const lone = x.length < 3;
+    data.names.forEach((name, k) => {
+      const colour = ofClass(k);
+      series.push({ label: name, stroke: colour, width: 1.5, dash: dash(k), show: !hidden.has(k), points: { show: lone, size: 6, fill: colour } });
+      columns.push(mean[k]);
+    });
+    const bands = [];
+    if (low)
+      for (const [part, values] of [["high", high], ["low", low]])
+        data.names.forEach((name, k) => {
+          series.push({ label: `${name} ${part}`, stroke: "transparent", width: 0, show: !hidden.has(k), points: { show: false } });
+          columns.push(values[k]);
+          if (part === "low")
+            bands.push({ series: [1 + count + k, 1 + 2 * count + k], fill: `color-mix(in srgb, ${ofClass(k)} 12%, transparent)` });
+        });
+    const positive = logarithmic ? columns.map((column, at) => (at ? column.map((value) => (value > 0 ? value : null)) : column)) : columns;
+    const fraction = !logarithmic && quantity !== "loss" && quantity !== "gradient_norm";
+    const where = (idx) => {
+      const step = panel.steps[idx];
+      return step === 0 ? "initialisation" : `step ${step.toLocaleString("en")}, epoch ${number(step / panel.steps_per_epoch)}`;
+    };
+    return {
+      data: positive,
+      options: {
+        series,
+        bands,
+        scales: {
+          x: { time: false, distr: 3, range: (plot, min, max) => (min === initial || min === max ? [initial / 1.2, Math.max(max, 1) * 1.1] : [min, max]) },
+          y: logarithmic ? { distr: 3 } : fraction ? { range: [-0.02, 1.02] } : {},
+        },
+        axes: axes((min, max) => logTicks(min, max, data.ticks), (tick) => (tick === null ? "" : tick === initial ? "Init." : short(tick))),
+        cursor: { sync: { key: sync.key, scales: ["x", null] }, drag: { x: true, y: false }, points: { size: 5 } },
+        hooks: { setCursor: [tip(where, data.names)], draw: [(plot) => line(plot, 1)] },
+      },
+    };
+  }
+
+  // The dashed line at the end of epoch one.
+  function line(plot, epoch) {
+    const at = Math.round(plot.valToPos(epoch, "x", true));
+    if (at < plot.bbox.left || at > plot.bbox.left + plot.bbox.width) return;
+    const { ctx } = plot;
+    ctx.save();
+    ctx.strokeStyle = style("--faint");
+    ctx.setLineDash([4, 4]);
+    ctx.beginPath();
+    ctx.moveTo(at, plot.bbox.top);
+    ctx.lineTo(at, plot.bbox.top + plot.bbox.height);
+    ctx.stroke();
+    ctx.restore();
+  }
+
+  function chartBox(parent, label) {
+    const box = element("div", parent, undefined, "chart");
+    element("div", box, label, "label");
+    box.setAttribute("role", "img");
+    box.setAttribute("aria-label", label);
+    return box;
+  }
+
+  const NAMES = { probability: "mean probability of the class", accuracy: "accuracy of the class", gradient_share: "share in the gradient norm", active_fraction: "active fraction" };
+  for (const grid of document.querySelectorAll(".grid[data-quantities]"))
+    for (const panel of data.panels.filter((one) => one.of_setting)) {
+      const row = element("div", grid, undefined, "row");
+      element("h3", row, panel.title);
+      if (panel.count) element("span", row.lastChild, panel.count, "count");
+      for (const quantity of grid.dataset.quantities.split(" "))
+        add(chartBox(row, `${NAMES[quantity]} – epochs, log scale`), () => curves(panel, quantity, false), true);
+    }
+
+  // The buttons that show and hide a class, in every chart at once.
+  const buttons = [];
+  function toggle(k) {
+    if (hidden.has(k)) hidden.delete(k);
+    else hidden.add(k);
+    for (const button of buttons.filter((one) => one.k === k)) button.made.setAttribute("aria-pressed", String(!hidden.has(k)));
+    const count = data.names.length;
+    for (const { plot } of charts.filter((chart) => chart.classes && chart.plot))
+      for (let at = 1 + k; at < plot.series.length; at += count) plot.setSeries(at, { show: !hidden.has(k) });
+  }
+  for (const legend of document.querySelectorAll(".legend"))
+    data.names.forEach((name, k) => {
+      const made = element("button", legend);
+      made.type = "button";
+      made.setAttribute("aria-pressed", "true");
+      element("i", made, undefined, "swatch").style.background = `var(--class-${k})`;
+      made.append(name);
+      made.addEventListener("click", () => toggle(k));
+      buttons.push({ made, k });
+    });
+
+  const ranges = [["all", initial, data.last], ["first ten batches", initial / 1.2, 10 * data.first], ["epoch one", data.first / 1.2, 1], ["after it", 1, data.last]];
+  for (const zoom of document.querySelectorAll(".zoom"))
+    for (const [name, min, max] of ranges) {
+      if (min >= max || (name !== "all" && min >= data.last)) continue;
+      const made = element("button", zoom, name);
+      made.type = "button";
+      made.addEventListener("click", () => {
+        for (const { plot } of charts.filter((chart) => chart.classes && chart.plot)) plot.setScale("x", { min, max });
+      });
+    }
+
+  const run = document.getElementById("explored-run");
+  const quantity = document.getElementById("explored-quantity");
+  const logarithmic = document.getElementById("explored-log");
+  data.panels.forEach((panel, at) => {
+    element("option", run, panel.title + (panel.count ? ` (mean, ${panel.count})` : "")).value = at;
+  });
+  const explored = add(
+    chartBox(document.getElementById("explored"), "epochs, log scale"),
+    () => {
+      const made = curves(data.panels[run.value], quantity.value, logarithmic.checked);
+      made.options.height = 320;
+      return made;
+    },
+    true,
+  );
+  for (const input of [run, quantity, logarithmic])
+    input.addEventListener("change", () => {
+      if (explored.plot) draw(explored);
+    });
+
+  const landscape = document.getElementById("landscape");
+  if (landscape)
+    for (const [name, label] of [["loss", "loss over p_y, log scale"], ["gradient", "gradient with respect to the true class's logit over p_y, log scale"]])
+      add(
+        chartBox(landscape, label),
+        () => ({
+          data: [losses.p, ...losses.curves.map((curve) => curve[name])],
+          options: {
+            series: [{}, ...losses.curves.map((curve, k) => ({ label: curve.name, stroke: style(`--loss-${k}`), width: 1.8, dash: dash(k), points: { show: false } }))],
+            scales: { x: { time: false, distr: 3, range: (plot, min, max) => [min, max] } },
+            axes: axes((min, max) => logTicks(min, max, losses.p.length ? [1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1] : []), (tick) => (tick === null ? "" : tick < 1e-3 ? tick.toExponential(0) : short(tick))),
+            cursor: { sync: { key: "losses" }, drag: { x: true, y: false }, points: { size: 5 } },
+            hooks: { setCursor: [tip((idx) => `p_y = ${number(losses.p[idx])}`, losses.curves.map((curve) => curve.name))] },
+          },
+        }),
+        false,
+      );
+})();

@@ -1,0 +1,90 @@
+"""When a run leaves its initial guessing bias: definitions, with equations in docs/report.md."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+THRESHOLD = 0.5  # of dominance
+RISEN = 1.5  # times 1/C
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Censored:
+    """What had not come about at the last probe, after `step` steps."""
+
+    step: int
+
+    def __str__(self) -> str:
+        return f">{self.step}"
+
+
+Moment = int | Censored
+
+
+def first_for_good(steps: Sequence[int], holds: npt.NDArray[np.bool_]) -> Moment:
+    """The first of the probed steps from which something holds at every later one too."""
+    broken = np.flatnonzero(~holds)
+    first = int(broken[-1]) + 1 if broken.size else 0
+    return int(steps[first]) if first < len(steps) else Censored(int(steps[-1]))
+
+
+def escape_step(guess_fraction: pd.DataFrame, threshold: float = THRESHOLD) -> Moment:
+    """The first probe from which dominance, max_j G_j, stays under the threshold; 0 if it always was.
+
+    `guess_fraction` has a row for each step and a column for each class. What is not a number is not under it.
+    """
+    dominance = guess_fraction.max(axis=1, skipna=False)
+    return first_for_good(guess_fraction.index, (dominance < threshold).to_numpy())
+
+
+def half_life(probability: pd.DataFrame, favoured: int) -> Moment | None:
+    """The first probe at which the favoured class's excess p̄ is at most half of what it was at initialisation.
+
+    The excess is p̄_f - mean_k p̄_k, which learning alone, raising every p̄_k, does not change. None if there was none.
+    """
+    excess = (probability[favoured] - probability.mean(axis=1, skipna=False)).to_numpy()
+    if not excess[0] > 0:
+        return None
+    reached = np.flatnonzero(excess <= excess[0] / 2)
+    return int(probability.index[reached[0]]) if reached.size else Censored(int(probability.index[-1]))
+
+
+def rise_steps(probability: pd.DataFrame) -> list[Moment]:
+    """For each class k the first probe from which p̄_k stays above 1.5/C."""
+    above = probability.to_numpy() > RISEN / probability.shape[1]
+    return [first_for_good(probability.index, column) for column in above.T]
+
+
+def favoured_order(guess_fraction: pd.DataFrame, mean_probability: pd.DataFrame) -> list[int] | None:
+    """The classes from the most to the least guessed at initialisation; None if the outputs there are not finite.
+
+    Classes of the same guess fraction, 0 for most where the bias is strong, follow by mean probability.
+    """
+    guesses, means = guess_fraction.iloc[0].to_numpy(), mean_probability.iloc[0].to_numpy()
+    if not np.isfinite([guesses, means]).all():
+        return None
+    return [int(k) for k in np.lexsort((np.arange(len(guesses)), -means, -guesses))]
+
+
+def median(moments: Sequence[Moment]) -> Moment | float | None:
+    """The median over runs, censored where it is not among what was seen; None of nothing.
+
+    A censored moment counts as later than any that was seen. Of an even number it is the mean of the middle two.
+    """
+    if not moments:
+        return None
+    ordered = sorted(moments, key=lambda moment: (isinstance(moment, Censored), _step(moment)))
+    middle = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
+    between = sum(map(_step, middle)) / 2
+    if isinstance(middle[1], Censored):
+        return Censored(int(between))
+    return int(between) if between.is_integer() else between
+
+
+def _step(moment: Moment) -> int:
+    return moment.step if isinstance(moment, Censored) else moment

@@ -1,0 +1,61 @@
+"""The loss landscape: what each loss of a sweep does at each probability of the true class."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from igb.report.escape import Array
+from igb.report.runs import Run
+
+WRONG, DEAD = "wrong way", "dead"
+
+
+@dataclass(frozen=True)
+class LossCurve:
+    """A loss over p_y, [N] ascending, and its gradient with respect to the logit of the true class."""
+
+    name: str
+    p: Array
+    loss: Array
+    gradient: Array
+
+    @property
+    def regions(self) -> list[tuple[str, float, float]]:
+        """Where the loss does not pull the true class up: what it does there, from which p_y to which.
+
+        `wrong way` is where the gradient is positive, so that a step lowers the logit: for Blurry loss as written
+        p_y < e^(-1/gamma). `dead` is where it is zero: for Piecewise-zero loss p_y <= c.
+        """
+        kind = np.where(self.gradient > 0, 1, np.where((self.gradient == 0) & (self.p < 1), 2, 0))
+        ends = np.flatnonzero(np.diff(kind, prepend=0, append=0))
+        return [
+            (WRONG if kind[start] == 1 else DEAD, float(self.p[start]), float(self.p[stop - 1]))
+            for start, stop in itertools.pairwise(ends)
+            if kind[start]
+        ]
+
+    @property
+    def region_texts(self) -> list[str]:
+        """Its regions in words, p_y as matplotlib's mathematical text."""
+        return [
+            f"{kind} for {'' if start == self.p[0] else f'{start:.3g} ≤ '}$p_y$ ≤ {end:.3g}"
+            for kind, start, end in self.regions
+        ]
+
+
+def loss_curves(runs: Sequence[Run]) -> list[LossCurve]:
+    """Each loss of the runs' schedules once, by its name; one of another curve has its run's name too."""
+    found: dict[str, LossCurve] = {}
+    for run in runs:
+        table = run.loss_curve()
+        if table is None:
+            continue
+        for (_, name), rows in table.groupby(["from_epoch", "name"], sort=False):
+            columns = (rows[column].to_numpy(dtype=float) for column in ("p_y", "loss", "gradient"))
+            curve = LossCurve(str(name), *columns)
+            if str(name) in found and not np.array_equal(found[str(name)].loss, curve.loss):
+                curve = LossCurve(f"{name}, {run.label}", curve.p, curve.loss, curve.gradient)
+            found.setdefault(curve.name, curve)
+    return list(found.values())

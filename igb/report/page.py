@@ -1,0 +1,234 @@
+"""The page: one HTML file that needs no network, with the answer, the charts, the tables and the provenance."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+import yaml
+from markupsafe import Markup
+
+from igb.report import figures
+from igb.report.escape import Censored
+from igb.report.landscape import LossCurve, loss_curves
+from igb.report.regime import MEASURES, RegimeMap
+from igb.report.runs import Run
+from igb.report.settings import Curves, Panel, Setting
+from igb.report.summary import COLUMN_HELP
+from igb.report.words import answer
+
+ASSETS = Path(__file__).parent / "assets"
+KEPT_FIRST = 10  # batches that thinning leaves
+POINTS, FEWEST_POINTS = 400, 40  # of a curve
+NUMBERS = 600_000  # that a page holds, of some seven bytes each
+# What the explorer offers, as a reader would say it.
+EXPLORED = {
+    "probability": "p̄: mean probability of the class, over its own images",
+    "accuracy": "accuracy",
+    "mean_probability": "mean probability of the class, over all images",
+    "guess_fraction": "guess fraction: share of all images assigned to the class",
+    "loss": "loss",
+    "gradient_norm": "gradient norm",
+    "active_fraction": "active fraction: share of images with a gradient",
+    "gradient_share": "share of the class in the gradient norm",
+}
+# COLOURS of the figures, lightened where they would be lost on a dark page.
+DARK_COLOURS = (
+    "#8F86E8", "#88CCEE", "#44AA99", "#4DB868", "#B9B94A", "#DDCC77", "#E58A97", "#D4609A", "#C67BC6", "#E8E8E8",
+)  # fmt: skip
+
+
+def write_page(
+    path: Path,
+    panels: Sequence[Panel],
+    tables: Sequence[tuple[str, pd.DataFrame]],
+    maps: Sequence[RegimeMap],
+    notes: Sequence[str],
+    threshold: float,
+) -> None:
+    """Write the page of some panels, tables with their titles, regime maps, and lines on what is not shown."""
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True)
+    runs = list({id(run): run for panel in panels for run in panel.runs}.values())
+    names, classes = panels[0].names, len(panels[0].names)
+    curves = loss_curves(runs)
+    light = figures.class_colours(classes)
+    text = environment.get_template(
+        "page.html"
+    ).render(
+        assets={file.name: Markup(file.read_text()) for file in ASSETS.glob("*.[cj]s*")},  # ours
+        answer=answer(panels, threshold),
+        notes=notes,
+        names=names,
+        colours={"light": light, "dark": list(DARK_COLOURS[:classes]) if classes <= len(DARK_COLOURS) else light},
+        loss_colours={"light": figures.class_colours(len(curves)), "dark": DARK_COLOURS[: len(curves)]},
+        initial=[_initial(panel) for panel in panels],
+        tables=[_table(title, table) for title, table in tables],
+        help={name: text.format(threshold=threshold) for name, text in COLUMN_HELP.items()},
+        explained={"rise_step"}.union(*(table.columns for _, table in tables)),
+        loss_curves=curves,
+        along=lambda p: 100 * (1 - math.log10(p) / math.log10(curves[0].p[0])),
+        maps=maps,
+        measures=MEASURES,
+        explored=EXPLORED,
+        runs=[_provenance(run) for run in runs],
+        threshold=threshold,
+        data=_json(_data(panels)),
+        loss_data=_json(_losses(curves)),
+    )
+    path.write_text(text, encoding="utf-8")
+
+
+def thinned(steps: Sequence[int], points: int) -> list[int]:
+    """Places in `steps`, ascending, of about so many: the first ten batches, the last, and log-spaced ones between."""
+    last = len(steps) - 1
+    first = [place for place, step in enumerate(steps) if step <= KEPT_FIRST]
+    if len(steps) <= points or len(first) > last:
+        return list(range(len(steps)))
+    kept, more = first, points
+    while len(kept) < points:  # late in a run there are fewer probes than places on a log axis
+        wanted = np.geomspace(steps[len(first)], steps[-1], more)
+        chosen = sorted({*first, *np.searchsorted(steps, wanted).clip(max=last).tolist(), last})
+        if len(chosen) > points and kept is not first:
+            break
+        kept, more = chosen, more + more // 8
+    return kept
+
+
+def _data(panels: Sequence[Panel]) -> dict[str, Any]:
+    """What the charts draw: the panels, and beside each that is of several runs those runs by themselves."""
+    first, last = figures.epoch_range(panels)
+    shown = [(panel, True) for panel in panels]
+    single = [
+        Panel(Setting(run.label, [run]), panel.mode, f"{run.label} ({panel.mode} statistics)", panel.align)
+        for panel in panels
+        if len(panel.runs) > 1
+        for run in panel.runs
+    ]
+    of_each = len(EXPLORED) * len(panels[0].names)
+    curves = of_each * sum(1 if len(panel.runs) == 1 else 3 for panel in panels)
+    if (curves + of_each * len(single)) * FEWEST_POINTS * 2 <= NUMBERS:  # else there are too many to show each
+        shown += [(panel, False) for panel in single]
+        curves += of_each * len(single)
+    points = min(max(NUMBERS // curves, FEWEST_POINTS), POINTS)
+    return {
+        "names": panels[0].names,
+        "first": first,
+        "last": last,
+        "ticks": figures.epoch_ticks(first, last),
+        "panels": [_panel(panel, points, of_setting) for panel, of_setting in shown],
+    }
+
+
+def _panel(panel: Panel, points: int, of_setting: bool) -> dict[str, Any]:
+    drawn = {quantity: panel.curves(quantity) for quantity in EXPLORED}
+    steps = drawn["probability"].steps
+    kept = thinned(steps, points)
+    return {
+        "title": panel.title.replace("\n", " "),
+        "of_setting": of_setting,
+        "count": panel.count,
+        "steps_per_epoch": panel.steps_per_epoch,
+        "steps": [steps[place] for place in kept],
+        "curves": {quantity: _curves(curves, kept) for quantity, curves in drawn.items()},
+    }
+
+
+def _curves(curves: Curves, kept: Sequence[int]) -> dict[str, Any]:
+    several = max(curves.n) > 1
+    parts = {"mean": curves.mean} | ({"low": curves.low, "high": curves.high} if several else {})
+    return {
+        name: [[_short(value) for value in column] for column in values[kept].T.tolist()]
+        for name, values in parts.items()
+    }
+
+
+def _losses(curves: Sequence[LossCurve]) -> dict[str, Any]:
+    """The loss landscape over the places of all curves."""
+    p = np.unique(np.concatenate([curve.p for curve in curves])) if curves else np.array([])
+    return {
+        "p": p.tolist(),
+        "curves": [
+            {
+                "name": curve.name,
+                "loss": [_short(value) for value in np.interp(p, curve.p, curve.loss)],
+                "gradient": [_short(value) for value in np.interp(p, curve.p, curve.gradient)],
+            }
+            for curve in curves
+        ],
+    }
+
+
+def _short(value: float) -> float | None:
+    """A number to four digits; None, which JSON has, for one that is not finite."""
+    return float(f"{value:.4g}") if math.isfinite(value) else None
+
+
+def _json(data: Any) -> Markup:
+    """JSON that can stand in a script element whatever its texts are."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c"))  # "</script>" cannot occur
+
+
+def _initial(panel: Panel) -> dict[str, Any]:
+    """The bars of Figure 1: class by class, over its own images and over all."""
+    own, over_all = panel.curves("probability"), panel.curves("mean_probability")
+    return {
+        "title": panel.title.replace("\n", " "),
+        "count": panel.count,
+        "bars": [
+            {
+                "name": name,
+                "own": own.mean[0, k],
+                "over_all": over_all.mean[0, k],
+                "half": own.high[0, k] - own.mean[0, k],
+            }
+            for k, name in enumerate(panel.names)
+        ],
+    }
+
+
+def _provenance(run: Run) -> dict[str, Any]:
+    known = {key: value for key, value in run.info.items() if key not in ("config", "class_names", "status")}
+    return {
+        "label": run.label,
+        "status": run.unfinished or run.info["status"],
+        "folder": str(run.folder),
+        "overrides": " ".join(f"{key}={value}" for key, value in run.overrides.items()),
+        "facts": yaml.safe_dump(known, sort_keys=False, allow_unicode=True, width=100),
+        "config": yaml.safe_dump(run.info.get("config", {}), sort_keys=False, allow_unicode=True, width=100),
+    }
+
+
+def _table(title: str, table: pd.DataFrame) -> dict[str, Any]:
+    """A table as texts: a mean with its interval in one cell, and without columns that say the same in every row."""
+    intervals = [column for column in table.columns if column.endswith("_interval")]
+    same = [column for column in ("status", "batch_norm") if column in table and table[column].nunique() == 1]
+    columns = [
+        column for column in table.columns if column not in (*intervals, *same) and not column.startswith("config.")
+    ]
+    rows = []
+    for row in table.to_dict("records"):
+        cells = []
+        for column in columns:
+            text, is_number = _cell(row[column])
+            half = row.get(f"{column}_interval", math.nan)
+            cells.append(
+                (f"{text} ± {half:.2g}" if half > 5e-4 else f"{text} ± 0.000" if half == half else text, is_number)
+            )
+        rows.append(cells)
+    return {"title": title, "columns": columns, "rows": rows}
+
+
+def _cell(value: Any) -> tuple[str, bool]:
+    """A value of a table as text, and whether it is a number."""
+    if isinstance(value, Censored):
+        return f">{value.step:,}", True
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return "–", False
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        return str(value), False
+    return (f"{value:,}" if isinstance(value, int | np.integer) else f"{value:.3g}"), True

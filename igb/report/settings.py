@@ -1,0 +1,143 @@
+"""Runs that differ in nothing but their seeds, taken together: means and intervals over them."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtrit
+
+from igb.report.escape import Array, favoured_order
+from igb.report.runs import SEEDS, Run, described, differing, setting
+
+ALIGNMENTS = ("class", "favoured")
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting, and its runs, each of other seeds."""
+
+    label: str
+    runs: list[Run]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """A quantity over training in one setting: mean, bounds of the 95 % interval, [steps, classes], and n, [steps].
+
+    The bounds are NaN where there are fewer than two runs.
+    """
+
+    steps: list[int]
+    mean: Array
+    low: Array
+    high: Array
+    n: list[int]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One setting in one batch-norm mode, as a figure shows it; `align` as in `igb-report --align`."""
+
+    setting: Setting
+    mode: str
+    title: str
+    align: str
+
+    @property
+    def runs(self) -> list[Run]:
+        """The runs of the setting that were probed in this mode."""
+        return [run for run in self.setting.runs if self.mode in run.modes]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch."""
+        return self.runs[0].steps_per_epoch
+
+    @property
+    def names(self) -> list[str]:
+        """What the columns of its curves are."""
+        names = self.runs[0].class_names
+        return names if self.align == "class" else [_rank(k) for k in range(len(names))]
+
+    @property
+    def count(self) -> str:
+        """How many runs it is of, where there are several: `n = 3`, or `n = 2 to 3` if not all went as far."""
+        n = self.curves("guess_fraction").n
+        if max(n) == 1:
+            return ""
+        return f"n = {max(n)}" if min(n) == max(n) else f"n = {min(n)} to {max(n)}"
+
+    def curves(self, quantity: str) -> Curves:
+        """A quantity as mean and interval over the runs that were probed at each step."""
+        tables = [self._aligned(run, run.table(quantity, self.mode)) for run in self.runs]
+        steps = sorted(set().union(*(table.index for table in tables)))
+        values = np.array([table.reindex(steps).to_numpy(dtype=float) for table in tables])
+        probed = np.array([np.isin(steps, table.index) for table in tables])
+        n = probed.sum(axis=0)
+        mean, half = mean_and_half_width(values, probed)
+        return Curves(steps, mean, mean - half, mean + half, n.tolist())
+
+    def _aligned(self, run: Run, table: pd.DataFrame) -> pd.DataFrame:
+        if self.align == "class":
+            return table
+        order = favoured_order(run.table("guess_fraction", self.mode), run.table("mean_probability", self.mode))
+        return table if order is None else table[order].set_axis(table.columns, axis=1)
+
+
+def mean_and_half_width(values: Array, counted: np.ndarray) -> tuple[Array, Array]:
+    """The mean over runs, and half the width of its 95 % interval, t_{0.975, n-1} s / sqrt(n) (Student's t).
+
+    Shapes: values [runs, steps, ...], counted [runs, steps] says which of them there are; results [steps, ...]. The
+    half-width is NaN for fewer than two runs.
+    """
+    shape = counted.shape + (1,) * (values.ndim - counted.ndim)
+    there = counted.reshape(shape)
+    n = there.sum(axis=0).astype(float)
+    mean = np.where(there, values, 0.0).sum(axis=0) / n
+    with np.errstate(divide="ignore", invalid="ignore"):
+        variance = (np.where(there, values - mean, 0.0) ** 2).sum(axis=0) / (n - 1)
+        half = stdtrit(np.where(n > 1, n - 1, np.nan), (1 + CONFIDENCE) / 2) * np.sqrt(variance / n)
+    return mean, np.where(n > 1, half, np.nan)
+
+
+def settings(runs: Sequence[Run]) -> list[Setting]:
+    """The settings of the runs, in the order they started; a run of the same seeds again is a setting of its own."""
+    together: dict[tuple[str, int], list[Run]] = {}
+    times: Counter[tuple[str, str]] = Counter()
+    for run in runs:
+        same = setting(run)
+        again = times[same, str(run.seeds)]
+        times[same, str(run.seeds)] += 1
+        together.setdefault((same, again), []).append(run)
+    keys = swept(runs)
+    labels = [described(group[0], keys) for group in together.values()]
+    labels = [
+        group[0].label if labels.count(label) > 1 else label
+        for label, group in zip(labels, together.values(), strict=True)
+    ]
+    return [Setting(label, group) for label, group in zip(labels, together.values(), strict=True)]
+
+
+def swept(runs: Sequence[Run]) -> list[str]:
+    """The keys, seeds aside, that were set and are not the same in every run."""
+    return [key for key in differing(runs) if key not in SEEDS]
+
+
+def panels(runs: Sequence[Run], align: str = "class") -> list[Panel]:
+    """A panel for each setting and batch-norm mode; the mode is named where there are several."""
+    several = len({mode for run in runs for mode in run.modes}) > 1
+    return [
+        Panel(one, mode, f"{one.label}\n({mode} statistics)" if several else one.label, align)
+        for one in settings(runs)
+        for mode in dict.fromkeys(mode for run in one.runs for mode in run.modes)
+    ]
+
+
+def _rank(k: int) -> str:
+    """The name of the class that is number k by initial guess fraction."""
+    place = k + 1
+    ending = "th" if 10 < place % 100 < 20 else {1: "st", 2: "nd", 3: "rd"}.get(place % 10, "th")
+    return "favoured" if k == 0 else f"{place}{ending}"
