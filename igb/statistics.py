@@ -172,10 +172,10 @@ def measure(
         for batch, batch_labels, counted in chunks:
             batch = batch.to(device)
             logits = network(transform(batch) if transform else batch)
-            if logits.ndim != 2 or len(logits) != len(batch) or logits.shape[1] < 2:
-                raise InputError(
-                    f"the network must give logits [N, C] of two or more classes; it gave shape {tuple(logits.shape)}"
-                )
+            is_tensor = isinstance(logits, Tensor)
+            if not is_tensor or logits.ndim != 2 or len(logits) != len(batch) or logits.shape[1] < 2:
+                given = f"shape {tuple(logits.shape)}" if is_tensor else f"a {type(logits).__name__}"
+                raise InputError(f"the network must give logits [N, C] of two or more classes; it gave {given}")
             if device.type == "mps":  # which has no float64
                 logits = logits.cpu()
             if sums is None:
@@ -218,8 +218,8 @@ def _checked(batches: Iterable[Sequence[Tensor]], batch_norm: str) -> Iterator[t
 
 
 def _check_labels(images: Tensor, labels: Tensor | None, batch_norm: str) -> None:
-    if labels is None:
-        raise InputError("labels must be given with a tensor of images")
+    if not isinstance(labels, Tensor):
+        raise InputError("labels must be given as a tensor with a tensor of images")
     if labels.ndim != 1 or labels.is_floating_point() or len(labels) != len(images) or len(labels) == 0:
         raise InputError(
             f"labels must be whole numbers, one for each of {len(images)} images; "
@@ -230,6 +230,7 @@ def _check_labels(images: Tensor, labels: Tensor | None, batch_norm: str) -> Non
 
 
 def _check_range(labels: Tensor, classes: int) -> None:
+    labels = labels.long()  # some types of whole numbers have no minimum
     if labels.min() < 0 or labels.max() >= classes:
         raise InputError(
             f"labels must lie from 0 to {classes - 1}, one less than the network's classes; "

@@ -14,6 +14,7 @@ from PIL import Image
 
 from igb import cli, experiment
 from igb._paths import config_folder
+from igb.report import figures
 
 torch.set_num_threads(1)  # as in TINY; for networks this small, a second thread only costs
 TINY = ["data=digits", "model._target_=tests.networks.Tiny", "trainer.accelerator=cpu", "compute.threads=1"]
@@ -48,6 +49,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "probe.batch_norm=both", "loss.warmup_epochs=1",
         )  # fmt: skip
     return folder
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report without the seconds that its figures take, for tests of what else is in it."""
+
+    def save(figure: object, path: Path) -> None:
+        Image.new("RGB", (1, 1)).save(path.with_suffix(".png"))
+        path.with_suffix(".pdf").write_bytes(b"%PDF")
+
+    monkeypatch.setattr(figures, "save", save)
 
 
 @pytest.fixture

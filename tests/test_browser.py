@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from igb import report
+from igb.report.runs import COLUMNS
 from tests.conftest import tiny_run
+from tests.test_report import made_run
 
 pytestmark = pytest.mark.browser
 FLAGS = [
@@ -159,9 +161,11 @@ def test_the_axis_zooms_and_comes_back(opened):
     chart = page.locator("#figure2 .chart").first
     chart.scroll_into_view_if_needed()
     whole = picture(chart)
-    page.get_by_role("button", name="first ten batches").click()
+    buttons = page.locator("#figure2 .zoom button")
+    assert buttons.all_inner_texts() == ["all", "first ten batches", "epoch one", "after it"]
+    buttons.nth(1).click()
     assert picture(chart) != whole
-    page.get_by_role("button", name="all", exact=True).click()
+    buttons.nth(0).click()
     assert picture(chart) == whole
     box = chart.locator(".u-over").bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + 40)
@@ -173,6 +177,40 @@ def test_the_axis_zooms_and_comes_back(opened):
     page.mouse.dblclick(box["x"] + box["width"] * 0.5, box["y"] + 40)
     page.mouse.move(0, 0)
     assert picture(chart) == whole
+
+
+def test_a_chart_that_is_drawn_later_has_the_part_that_is_chosen(browser, sweep):
+    shown = Page(browser, "light", (sweep / "report" / "index.html").as_uri())
+    page = shown.page
+    page.locator("#figure2 .zoom button").nth(1).click()
+    late = page.locator("#why .row .chart").last
+    assert late.locator("canvas").count() == 0
+    late.scroll_into_view_if_needed()
+    late.locator("canvas").wait_for()
+    zoomed = picture(late)
+    page.locator("#why .zoom button").nth(0).click()
+    assert picture(late) != zoomed
+    page.locator("#why .zoom button").nth(1).click()
+    page.mouse.move(0, 0)
+    assert picture(late) == zoomed
+    shown.context.close()
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_many_classes_with_long_names_stay_in_the_window(browser, tmp_path, view):
+    names = [f"{k} 猫 " + "a-name-that-goes-on-and-on-" * 8 for k in range(60)]
+    folder = made_run(tmp_path / "a", [], class_names=names)
+    rows = [f"{s},{s / 4},running,{k},{names[k]},5,0.1,0.1,0.1,0.1,1,1,1" for s in (0, 4, 8) for k in range(60)]
+    (folder / "metrics.csv").write_text("\n".join([",".join(COLUMNS), *rows]) + "\n")
+    report.write([tmp_path])
+    shown = Page(browser, view, (tmp_path / "report" / "index.html").as_uri())
+    shown.scroll_through()
+    shown.keep(f"long-{view}")
+    width = shown.page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+    assert width[0] <= width[1]
+    assert shown.said == []
+    assert shown.page.evaluate(OVERLAPS) == []
+    shown.context.close()
 
 
 def test_the_explorer_shows_any_run_and_quantity(opened):

@@ -112,7 +112,10 @@ def test_the_report_writes_figures_and_table_and_says_where(finished, tmp_path, 
         "classes.csv", "drivers.pdf", "drivers.png", "figure1.pdf", "figure1.png", "figure2.pdf", "figure2.png",
         "index.html", "loss_landscape.pdf", "loss_landscape.png", "summary.csv", "tensorboard",
     ]  # fmt: skip
-    assert (output / "figure2.pdf").read_bytes().startswith(b"%PDF")
+    pdf = (output / "figure2.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF")
+    assert b"/CIDFontType2" in pdf  # text stays text
+    assert b"/Type3" not in pdf
     table = pd.read_csv(output / "summary.csv")
     assert table["run"].tolist() == ["loss=ce"] * 2 + ["loss=bl"] * 2 + ["loss=pz"] * 2
     printed = capsys.readouterr().out
@@ -120,6 +123,7 @@ def test_the_report_writes_figures_and_table_and_says_where(finished, tmp_path, 
     assert str(output) in printed
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_several_folders_are_read_as_one_and_land_in_the_first(finished, tmp_path):
     for loss in ("ce", "pz"):
         shutil.copytree(finished / loss, tmp_path / loss / loss)
@@ -188,12 +192,7 @@ def test_broken_initial_outputs_favour_no_class(tmp_path):
     assert report.summarize(find_runs([tmp_path])[0])["favoured_class"].isna().all()
 
 
-def test_the_pdf_keeps_text_as_text(finished, tmp_path):
-    report.write([finished / "ce"], tmp_path)
-    assert b"/CIDFontType2" in (tmp_path / "figure2.pdf").read_bytes()
-    assert b"/Type3" not in (tmp_path / "figure2.pdf").read_bytes()
-
-
+@pytest.mark.usefixtures("undrawn")
 def test_what_cannot_be_shown_yet_is_named(tmp_path, capsys):
     made_run(tmp_path / "good", [(0, 0.9, 0.1, 0.8)])
     made_run(tmp_path / "early", [], status="running")
@@ -209,6 +208,7 @@ def test_what_cannot_be_shown_yet_is_named(tmp_path, capsys):
     assert printed.count("left out") == 3
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_runs_of_other_classes_are_left_out_and_named(tmp_path, capsys):
     for index, names in enumerate((["cat", "dog"], ["cat", "cow"], ["cat", "dog"])):
         made_run(tmp_path / str(index), [(0, 0.9, 0.1, 0.8)], class_names=names, started=str(index))
@@ -218,6 +218,7 @@ def test_runs_of_other_classes_are_left_out_and_named(tmp_path, capsys):
     assert pd.read_csv(tmp_path / "report" / "summary.csv")["run"].astype(str).tolist() == ["0", "2"]
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -225,6 +226,7 @@ def test_runs_of_other_classes_are_left_out_and_named(tmp_path, capsys):
         (lambda text: text.replace(",0.9,", ",high,"), "metrics.csv is damaged: .*high"),
         (lambda text: text.replace("running,1,dog", "running,0,dog"), "does not have the 2 classes of run.json"),
         (lambda text: "", "metrics.csv has no column 'step'"),
+        (lambda text: text + text.partition("\n")[2], "running probes of metrics.csv are not in the order"),
     ],
 )
 def test_a_damaged_table_is_one_line(tmp_path, capsys, damage, message):
@@ -236,14 +238,83 @@ def test_a_damaged_table_is_one_line(tmp_path, capsys, damage, message):
     assert re.search(f"left out: .*bad: .*{message}", line)
 
 
-@pytest.mark.parametrize("key", ["class_names", "steps_per_epoch", "started"])
-def test_a_run_of_another_format_is_one_line(tmp_path, capsys, key):
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("class_names", {}), ("class_names", []), ("class_names", [1, 2]), ("steps_per_epoch", 0),
+        ("steps_per_epoch", "4"), ("started", None), ("status", {}), ("total_steps", None),
+    ],
+)  # fmt: skip
+def test_a_run_of_another_format_is_one_line(tmp_path, capsys, key, value):
     made_run(tmp_path / "good", [(0, 0.9, 0.1, 0.8)])
-    made_run(tmp_path / "bad", [(0, 0.9, 0.1, 0.8)], **{key: {}})
+    made_run(tmp_path / "bad", [(0, 0.9, 0.1, 0.8)], **{key: value})
     report.write([tmp_path])
     assert f"bad: run.json has no {key!r}" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("text", ["- loss=ce\n- 'torn", "", "- ???", "7", "- loss=${"])
+def test_overrides_that_cannot_be_read_are_taken_from_the_config(tmp_path, text):
+    made_run(tmp_path / "a", [(0, 0.9, 0.1, 0.8)], overrides=["lr=0.2"], config={"lr": 0.2, "other": "${nope:1}"})
+    made_run(tmp_path / "b", [(0, 0.9, 0.1, 0.8)], config={"lr": 0.1, "other": "x"}, started="2", seeds=None)
+    (tmp_path / "b" / ".hydra" / "overrides.yaml").write_text(text)
+    report.write([tmp_path])
+    assert igb.load_runs(tmp_path)["config.lr"].unique().tolist() == [0.2, 0.1]
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("end", ["0,C", "0,Mine(),0.5,1e", "0,Mine(),0,1,1\n", "0,Mine(),high,1,1\n"])
+def test_a_damaged_loss_curve_is_read_as_far_as_it_goes(tmp_path, end):
+    made_run(tmp_path / "a", [(0, 0.9, 0.1, 0.8)])
+    lines = ["from_epoch,name,p_y,loss,gradient", "0,Mine(),0.1,1,-1", "0,Mine(),1,0,0", end]
+    (tmp_path / "a" / "loss_curve.csv").write_text("\n".join(lines))
+    report.write([tmp_path])
+    (curve,) = loss_curves(find_runs([tmp_path])[0])
+    assert curve.p.tolist() == [0.1, 1]
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("text", ["[", "5"])
+def test_a_damaged_plan_is_one_line(tmp_path, capsys, text):
+    made_run(tmp_path / "a", [(0, 0.9, 0.1, 0.8)])
+    (tmp_path / "sweep.json").write_text(text)
+    report.write([tmp_path])
+    assert len([line for line in capsys.readouterr().out.splitlines() if line.startswith("left out")]) == 1
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_one_run_in_both_modes_is_no_matter_of_seeds(tmp_path, capsys):
+    folder = made_run(tmp_path / "a", [(0, 0.9, 0.1, 0.8)])
+    other = made_run(tmp_path / "b", [(0, 0.9, 0.1, 0.1)]) / "metrics.csv"
+    rows = other.read_text().replace("running", "batch").splitlines(keepends=True)[1:]
+    shutil.rmtree(tmp_path / "b")
+    (folder / "metrics.csv").write_text((folder / "metrics.csv").read_text() + "".join(rows))
+    report.write([tmp_path])
+    assert "favour different classes" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_can_be_shown_is_shown_where_nothing_can_be_written(tmp_path, capsys):
+    made_run(tmp_path / "a", [(0, 0.9, 0.1, 0.8)])
+    (tmp_path / "report").touch()
+    with pytest.raises(InputError, match="report cannot be written"):
+        report.write([tmp_path])
+    assert "favoured_class" in capsys.readouterr().out
+
+
+def test_many_classes_with_long_names_in_any_script_have_figures(tmp_path):
+    names = [f"{k} 猫 $x_{k}$ & a name that goes on and on" for k in range(60)]
+    folder = made_run(tmp_path / "a", [], class_names=names)
+    rows = [f"{s},{s / 4},running,{k},{names[k]},5,0.1,0.1,0.1,0.1,1,1,1" for s in (0, 4) for k in range(60)]
+    (folder / "metrics.csv").write_text("\n".join([HEADER, *rows]) + "\n")
+    report.write([tmp_path])  # a warning is an error
+    figure = figures.over_training(panels(find_runs([tmp_path])[0]), figures.FIGURE_2)
+    assert len(figure.axes[0].lines) == 61
+    assert len(figure.legends[0].get_texts()) <= 20
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_the_table_is_written_as_csv_and_parquet(finished, tmp_path):
     report.write([finished], tmp_path, csv=True, parquet=True)
     table = igb.load_runs(finished)
@@ -277,6 +348,7 @@ def test_columns_are_numbers_truth_values_or_categories(tmp_path):
     assert types[["run", "status", "batch_norm", "class_name"]].tolist() == ["category"] * 4
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_unfinished_sweep_shows_what_there_is_and_says_what_is_missing(tmp_path, capsys):
     for seed, status in enumerate(("completed", "running", "running", "failed", "diverged")):
         entries = {"status": status, "started": str(seed), "reason": "out of memory" if status == "failed" else None}

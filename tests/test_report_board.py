@@ -9,6 +9,8 @@ from igb import report
 from tests.test_report import made_run
 from tests.test_report_settings import sweep
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def events(folder):
     accumulator = EventAccumulator(str(folder), size_guidance={"images": 0})

@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 
 from igb import report
-from igb.report.page import thinned
+from igb.report.page import thinned, write_page
 from igb.report.runs import COLUMNS, find_runs
 from igb.report.settings import panels
 from igb.report.words import answer, share, when
 from tests.test_report import made_run
 from tests.test_report_settings import sweep
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def page(folder):
@@ -36,13 +38,13 @@ def test_the_charts_have_the_numbers_of_the_runs(finished, tmp_path):
     for quantity in ("probability", "guess_fraction", "gradient_share"):
         table = runs[1].table(quantity, "running")
         assert one["steps"] == table.index.tolist()
-        np.testing.assert_allclose(one["curves"][quantity]["mean"], table.to_numpy().T, rtol=1e-3, atol=1e-9)
+        np.testing.assert_allclose(one["curves"][quantity]["mean"], table.to_numpy().T, rtol=6e-3, atol=1e-9)
     losses = data(tmp_path, "losses")
     assert [curve["name"].partition("(")[0] for curve in losses["curves"]] == [
         "CrossEntropy", "BlurryLoss", "PiecewiseZeroLoss",
     ]  # fmt: skip
     at = losses["p"].index(0.01)
-    assert losses["curves"][0]["loss"][at] == pytest.approx(-np.log(0.01), rel=1e-3)
+    assert losses["curves"][0]["loss"][at] == pytest.approx(-np.log(0.01), rel=6e-3)
 
 
 def test_seeds_are_a_mean_with_bounds_and_each_run_can_be_explored(tmp_path):
@@ -124,28 +126,32 @@ def test_thinning_keeps_the_first_ten_batches_the_last_and_even_steps_on_a_log_a
     assert thinned([0], 400) == [0]
 
 
-def test_nine_runs_of_the_protocol_make_a_page_under_five_megabytes(tmp_path):
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_nine_runs_of_the_protocol_make_a_page_under_five_megabytes(tmp_path, seeds):
+    """Of nine settings, and of three with three seeds; of a trapped network, whose numbers take most room."""
     steps = np.array([*range(1564), *(1563 * epoch for epoch in range(2, 21))]).repeat(10)
     generator, names = np.random.default_rng(0), [f"class {k}" for k in range(10)]
     for index in range(9):
         folder = made_run(
-            tmp_path / str(index), [], overrides=[f"optimizer.lr={index}"], class_names=names,
-            steps_per_epoch=1563, total_steps=31260, started=str(index),
+            tmp_path / str(index), [], overrides=[f"optimizer.lr={index // seeds}", f"seed={index % seeds}"],
+            class_names=names, steps_per_epoch=1563, total_steps=31260, started=str(index),
         )  # fmt: skip
-        values = generator.random((len(steps), 7))
+        values = generator.random((len(steps), 7)) * 1e-30
         lines = [
             f"{step},{step / 1563},running,{k % 10},class {k % 10},1000," + ",".join(map(str, row))
             for k, (step, row) in enumerate(zip(steps, values.tolist(), strict=True))
         ]
         (folder / "metrics.csv").write_text("\n".join([",".join(COLUMNS), *lines]) + "\n")
-    from igb.report.page import write_page
-
     runs = find_runs([tmp_path])[0]
     write_page(tmp_path / "index.html", panels(runs), [("Runs", report.summarize(runs))], [], [], 0.5)
-    assert 1e6 < (tmp_path / "index.html").stat().st_size < 5e6
+    assert 2e6 < (tmp_path / "index.html").stat().st_size < 5e6
+    assert min(len(one["steps"]) for one in data(tmp_path)["panels"]) > 250
 
 
 START = (0, 0.9, 0.1, 0.8)
+
+
+NAN = float("nan")
 
 
 @pytest.mark.parametrize(
@@ -157,15 +163,31 @@ START = (0, 0.9, 0.1, 0.8)
             "It left its initial class, cat (80 % of all guesses at initialisation), after 3 batches. Of the images of "
             "other classes, 100 % had a gradient. Mean accuracy after 2 epochs: 65 %.",
         ),
-        ([START, (8, 0.8, 0.1, 0.7)], "One class, cat, still takes 70 % of all guesses after 2 epochs."),
-        ([START, (4, 0.1, 0.8, 0.3)], "It left cat, but another class, dog, takes 70 % of all guesses after 1 epoch."),
-        ([(0, 0.5, 0.5, 0.5), (8, 0.6, 0.7, 0.5)], "It had no dominant class at initialisation (the most guessed, cat"),
-        ([(0, 0.5, 0.5, 0.5), (2, 1, 0, 1), (8, 0.6, 0.7, 0.5)], "one had for a while, until 2 epochs were done."),
-        ([(0, 0.5, 0.5, 0.5), (8, 1, 0, 1)], "no dominant class at initialisation, but one class, cat, takes 100 %"),
-        ([(0, *[float("nan")] * 3)], "Its outputs at initialisation are not finite."),
         (
-            [START, (8, *[float("nan")] * 3)],
-            "cat took 80 % of all guesses at initialisation; the outputs after 2 epochs are not",
+            [START, (1, 0.5, 0.5, 0.5), (2, 0.1, 0.9, 0.1), (3, 0.5, 0.5, 0.5), (8, 0.6, 0.7, 0.45)],
+            "It left its initial class, cat (80 % of all guesses at initialisation), after 1 batch. Until 3 batches "
+            "were done, dog took 60 % or more at times.",
+        ),
+        (
+            [START, (1, 0.5, 0.5, 0.5), (8, 0.9, 0.1, 0.7)],
+            "after 1 batch. It came back to it: cat takes 70 % of all guesses after 2 epochs.",
+        ),
+        ([START, (8, 0.8, 0.1, 0.7)], "One class, cat, still takes 70 % of all guesses after 2 epochs."),
+        (
+            [START, (4, 0.1, 0.8, 0.3)],
+            "after 1 epoch. One class dominates: dog takes 70 % of all guesses after 1",
+        ),
+        ([(0, 0.5, 0.5, 0.5), (8, 0.6, 0.7, 0.5)], "It had no dominant class at initialisation (the most guessed, cat"),
+        (
+            [(0, 0.5, 0.5, 0.5), (2, 1, 0, 1), (8, 0.6, 0.7, 0.5)],
+            "Later cat had 60 % or more for a while, until 2",
+        ),
+        ([(0, 0.5, 0.5, 0.5), (2, NAN, NAN, NAN), (8, 0.6, 0.7, 0.5)], "took 50 %). Of the images"),
+        ([(0, 0.5, 0.5, 0.5), (8, 1, 0, 1)], "took 50 %). One class dominates: cat takes 100 % of all guesses after 2"),
+        ([(0, NAN, NAN, NAN)], "Its outputs at initialisation are not finite."),
+        (
+            [START, (8, NAN, NAN, NAN)],
+            "did not leave its initial class, cat (80 % of all guesses at",
         ),
     ],
 )
@@ -175,14 +197,46 @@ def test_the_answer_is_made_from_the_data(tmp_path, rows, expected):
     assert expected in text
 
 
+def test_the_answer_says_where_the_loss_does_not_pull(tmp_path):
+    folder = made_run(tmp_path / "a", [START, (8, 0.9, 0.1, 0.8)])
+    lines = ["from_epoch,name,p_y,loss,gradient", *(f"0,Mine(),{p},0,{g}" for p, g in ((0.01, 1), (0.24, 1), (1, -1)))]
+    (folder / "loss_curve.csv").write_text("\n".join(lines) + "\n")
+    (text,) = sentences(tmp_path)
+    assert "Where p_y is at most 0.24 the loss pushes the true class further down." in text
+
+
 def test_the_answer_over_seeds_counts_runs(tmp_path):
     sweep(tmp_path)
     (text,) = sentences(tmp_path, threshold=0.7)
     assert text.startswith("At initialisation the most guessed class takes 96.7 % ± 14 % of all guesses.")
-    assert "2 of 3 runs left that state, after 1 epoch." in text
-    assert "The others did not: at the end one class, the one favoured at the start in 1 of 1, takes 90 %" in text
+    assert "2 of 3 runs left that class, after 1 epoch." in text
+    end = "At the end one class, the one favoured at the start in 1 of 1, takes 90 % of all guesses in 1 of 3 runs."
+    assert end in text
     (text,) = sentences(tmp_path, threshold=0.1)
-    assert "None of 3 runs left that state: at the end one class, the one favoured at the start in 1 of 3" in text
+    assert (
+        "None of 3 runs left that class. At the end one class, the one favoured at the start in 1 of 3, takes" in text
+    )
+    (text,) = sentences(tmp_path, threshold=0.95)
+    assert "of all guesses, and 95 % or more in 2 of 3 runs." in text
+    assert "2 of 2 runs left that class, after 1 epoch. Mean" in text
+
+
+def test_the_answer_over_seeds_tells_leaving_one_class_from_leaving_all(tmp_path):
+    for seed in range(2):
+        rows = [START, (1 + seed, 0.5, 0.5, 0.3), (3, 0.5, 0.5, 0.5), (8, 0.6, 0.7, 0.5)]
+        made_run(tmp_path / str(seed), rows, overrides=[f"seed={seed}"], started=str(seed))
+    (text,) = sentences(tmp_path)
+    assert "2 of 2 runs left that class, after a median of 1.5 batches (1 to 2 steps)." in text
+    assert "2 of 2 runs stay under 60 % in any class after 3 batches." in text
+
+
+def test_the_answer_over_seeds_counts_what_diverged(tmp_path):
+    for seed in range(2):
+        made_run(tmp_path / str(seed), [START, (8, NAN, NAN, NAN)], overrides=[f"seed={seed}"], started=str(seed))
+    (text,) = sentences(tmp_path)
+    assert "None of 2 runs left that class. In 2 of 2 runs the outputs at the end are not finite." in text
+    assert "takes  of" not in text
+    assert "one class" not in text
 
 
 def test_numbers_read_as_one_says_them():

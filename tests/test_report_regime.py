@@ -3,10 +3,13 @@ import math
 import pytest
 from matplotlib.colors import to_hex
 
+from igb import report
 from igb.report import figures
 from igb.report.regime import MEASURES, regime_maps
 from igb.report.runs import find_runs
 from tests.test_report import made_run
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def grid(folder, *, momenta=(0,), losses=("ce", "pz"), rates=(0.1, 0.01), seeds=(0, 1)):
@@ -27,7 +30,7 @@ def grid(folder, *, momenta=(0,), losses=("ce", "pz"), rates=(0.1, 0.01), seeds=
 def test_the_map_is_over_the_two_keys_that_were_swept(tmp_path):
     (one,) = regime_maps(grid(tmp_path), threshold=0.6)
     assert (one.x_key, one.y_key, one.title) == ("optimizer.lr", "loss", "")
-    assert (one.x_values, one.y_values) == ([0.01, 0.1], ["ce", "pz"])
+    assert (one.x_values, one.y_values) == (["0.01", "0.1"], ["ce", "pz"])
     texts = {measure: [[cell.text for cell in line] for line in one.cells[measure]] for measure in MEASURES}
     assert texts["escape_step"] == [["3", "3"], [">8", "3"]]  # the median of 2 and 4
     assert texts["dominance_end"] == [["0.55", "0.55"], ["0.90", "0.55"]]
@@ -44,7 +47,7 @@ def test_other_keys_make_a_map_each(tmp_path):
 def test_a_setting_that_was_not_run_is_a_gap(tmp_path):
     grid(tmp_path, losses=("ce",))
     (one,) = regime_maps(grid(tmp_path, losses=("pz",), rates=(0.001,)))
-    assert one.x_values == [0.001, 0.01, 0.1]
+    assert one.x_values == ["0.001", "0.01", "0.1"]
     assert [[cell is None for cell in line] for line in one.cells["mean_accuracy"]] == [
         [True, False, False], [False, True, True],
     ]  # fmt: skip
@@ -85,8 +88,27 @@ def test_broken_ends_have_no_number(tmp_path):
     assert one.cells["escape_step"][0][0].text == ">8"
 
 
-@pytest.mark.parametrize("loss", ["ce", "pz"])
-def test_maps_are_of_each_batch_norm_mode(finished, loss, tmp_path):
+def test_values_may_be_lists_and_null(tmp_path):
+    for images in ("null", "500", "20"):
+        for widths in ("[1]", "[2,3]"):
+            made_run(
+                tmp_path / f"{images}{widths}",
+                [(0, 1, 0, 1)],
+                overrides=[f"images={images}", f"widths={widths}", "x=1"],
+            )
+    (one,) = regime_maps(find_runs([tmp_path])[0])
+    assert (one.x_values, one.y_values) == (["20", "500", "null"], ["[1]", "[2, 3]"])
+
+
+def test_a_random_search_makes_no_map_but_a_note(tmp_path, capsys):
+    for index in range(12):
+        made_run(tmp_path / str(index), [(0, 1, 0, 1)], overrides=[f"{key}={index / 7}" for key in "abc"])
+    report.write([tmp_path])
+    assert "there is no regime map: a, b, c were not swept over a grid" in capsys.readouterr().out
+    assert not (tmp_path / "report" / "regime_map.png").exists()
+
+
+def test_maps_are_of_each_batch_norm_mode(tmp_path):
     for rate in (0.1, 0.2):
         for other in (1, 2):
             folder = made_run(

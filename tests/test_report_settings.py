@@ -16,11 +16,12 @@ ROWS = {
 }
 
 
-def sweep(folder, seeds=(0, 1, 2), **config):
+def sweep(folder, seeds=(0, 1, 2), started="", **config):
     for seed in seeds:
+        own = {"seed": seed, "loss": {"cutoff": 0.1}, "data": {"cache_dir": str(seed)}, **config}
         made_run(
-            folder / f"seed={seed}", ROWS[seed], overrides=[f"seed={seed}", "loss=pz"], started=str(seed),
-            seeds={"seed": seed}, config={"seed": seed, "loss": {"cutoff": 0.1}, "data": {"root": str(seed)}, **config},
+            folder / f"seed={seed}", ROWS[seed], overrides=[f"seed={seed}", "loss=pz"], started=f"{started}{seed}",
+            seeds={"seed": seed}, config=own,
         )  # fmt: skip
     return find_runs([folder])[0]
 
@@ -46,10 +47,34 @@ def test_any_other_difference_is_another_setting(tmp_path):
 
 def test_the_same_seeds_again_are_no_further_sample(tmp_path):
     sweep(tmp_path / "first")
-    sweep(tmp_path / "again", seeds=(0,))
+    sweep(tmp_path / "again", seeds=(0,), started="later ")
     found = settings(find_runs([tmp_path])[0])
-    assert sorted(len(one.runs) for one in found) == [1, 3]
-    assert len({one.label for one in found}) == 2
+    assert sorted((one.label, len(one.runs)) for one in found) == [("loss=pz (again)", 1), ("loss=pz (first)", 3)]
+
+
+def test_what_makes_no_difference_does_not_part_runs(tmp_path):
+    for seed in range(2):
+        config = {"seed": seed, "optimizer": {"lr": [1, 1.0][seed]}, "trainer": {"checkpoint_minutes": seed}}
+        made_run(tmp_path / str(seed), ROWS[0], config=config, seeds={"seed": seed}, started=str(seed))
+    (one,) = settings(find_runs([tmp_path])[0])
+    assert len(one.runs) == 2
+
+
+def test_runs_without_a_recorded_config_are_told_apart_by_their_overrides(tmp_path):
+    for seed in range(2):
+        for loss in ("ce", "pz"):
+            overrides = [f"loss={loss}", f"seed={seed}"]
+            made_run(tmp_path / f"{loss}{seed}", ROWS[0], overrides=overrides, started=f"{loss}{seed}")
+    assert [(one.label, len(one.runs)) for one in settings(find_runs([tmp_path])[0])] == [
+        ("loss=ce", 2),
+        ("loss=pz", 2),
+    ]
+
+
+def test_runs_from_python_are_told_apart_by_their_configs(tmp_path):
+    for index, rate in enumerate((0.1, 0.2)):
+        made_run(tmp_path / str(index), ROWS[0], config={"optimizer": {"lr": rate}, "seed": 0}, started=str(index))
+    assert [one.label for one in settings(find_runs([tmp_path])[0])] == ["optimizer.lr=0.1", "optimizer.lr=0.2"]
 
 
 def test_the_interval_is_students(tmp_path):
@@ -88,6 +113,7 @@ def test_figure_2_draws_the_mean_and_its_band(tmp_path):
     figure = figures.over_training(drawn, figures.FIGURE_2)
     axes, curves = figure.axes[0], drawn[0].curves("probability")
     assert axes.get_ylabel() == "loss=pz\nn = 2 to 3"
+    assert figure.legends[0].get_title().get_text() == "mean and 95 % interval over seeds, n = 2 to 3"
     for k in range(2):
         assert axes.lines[k].get_ydata().tolist() == curves.mean[:, k].tolist()
         (outline,) = axes.collections[k].get_paths()
@@ -111,7 +137,7 @@ def test_figure_1_draws_the_mean_and_its_interval(tmp_path):
 def test_a_setting_has_means_intervals_and_medians(tmp_path):
     row = summarize_settings(sweep(tmp_path), threshold=0.6).iloc[0]
     assert (row["setting"], row["n"], row["escaped"]) == ("loss=pz", 3, 1)
-    assert row["escape_step"] == Censored(4)  # of 8, >4 and >8
+    assert row["escape_step"] == Censored(8)  # of 8, >4 and >8
     assert row["dominance_end"] == pytest.approx((0.55 + 0.9 + 0.6) / 3)
     spread = np.std([0.55, 0.9, 0.6], ddof=1) / 3**0.5
     assert row["dominance_end_interval"] == pytest.approx(stats.t.ppf(0.975, 2) * spread)

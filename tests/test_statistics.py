@@ -203,6 +203,18 @@ def test_batches_that_do_not_fit_are_refused(batches, labels, message):
         igb.measure(Fixed(), batches, labels)
 
 
+def test_outputs_and_labels_that_are_no_tensors_are_refused():
+    class Tupled(nn.Module):
+        def forward(self, images):
+            return images, images
+
+    with pytest.raises(InputError, match="it gave a tuple"):
+        measure(Tupled(), torch.zeros(3, 2), torch.zeros(3).long())
+    with pytest.raises(InputError, match="labels must be given as a tensor"):
+        measure(Fixed(), torch.zeros(3, 2), [0, 1, 1])
+    assert measure(Fixed(), torch.zeros(3, 2), torch.tensor([0, 1, 1], dtype=torch.uint16)).count.tolist() == [1, 2]
+
+
 def test_a_plot_is_figure_1(network, data):
     stats = measure(network, *data)
     (axes,) = stats.plot(["ant", "bee", "cat", "dog"]).axes

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from igb import _checks
 from igb._checks import InputError
-from igb._paths import log_path
+from igb._paths import log_path, make_folder
 from igb.report import figures
 from igb.report.board import write_board
 from igb.report.escape import THRESHOLD
@@ -14,7 +14,7 @@ from igb.report.landscape import loss_curves
 from igb.report.page import write_page
 from igb.report.regime import regime_maps
 from igb.report.runs import Run, find_runs, load_runs, some_runs, table_of
-from igb.report.settings import ALIGNMENTS, panels, settings
+from igb.report.settings import ALIGNMENTS, panels, swept
 from igb.report.summary import summarize, summarize_classes, summarize_settings
 
 __all__ = ["Run", "find_runs", "load_runs", "summarize", "summarize_classes", "summarize_settings", "write"]
@@ -53,16 +53,18 @@ def write(
     notes = [f"left out: {reason}" for reason in left_out + others] + _notes(runs, align, threshold)
     if len(shown) > MOST_PANELS:
         notes.append(f"the figures have the first {MOST_PANELS} of {len(shown)} settings; the page has all")
-    output = output if output is not None else folders[0] / "report"
     summary = summarize(runs, threshold)
     of_settings = summarize_settings(runs, threshold)
     of_classes = summarize_classes(runs)
     tables = {"summary": summary, "classes": of_classes}
     if of_settings["n"].max() > 1:
         tables["settings"] = of_settings
+    print(summary.to_string(index=False, float_format="{:.3f}".format, na_rep="-"))
+    for note in notes:
+        print(note)
     on_paper = shown[:MOST_PANELS]
+    output = make_folder(output if output is not None else folders[0] / "report", exclusively=False)
     try:
-        output.mkdir(parents=True, exist_ok=True)
         for name in OPTIONAL:  # of an earlier report
             (output / name).unlink(missing_ok=True)
         figures.save(figures.figure1(on_paper), output / "figure1")
@@ -88,10 +90,7 @@ def write(
         pictures = {title: output / f"{title}.png" for title in ("figure1", "figure2")}
         write_board(output / "tensorboard", runs, summary, pictures)
     except OSError as error:
-        raise InputError(f"the report folder {output} cannot be written ({error.strerror})") from error
-    print(summary.to_string(index=False, float_format="{:.3f}".format, na_rep="-"))
-    for note in notes:
-        print(note)
+        raise InputError(f"the report folder {output} cannot be written ({error.strerror or error})") from error
     print(f"the page is {output / 'index.html'}; figures (.png, .pdf) and tables (.csv) are beside it")
     return output
 
@@ -118,8 +117,15 @@ def _notes(runs: Sequence[Run], align: str, threshold: float) -> list[str]:
             "give a higher --threshold"
         )
     if align == "class":
-        favoured = summarize(runs).set_index("run")["favoured_class"]
-        mixed = [one.label for one in settings(runs) if favoured[[run.label for run in one.runs]].nunique() > 1]
+        favoured = summarize(runs).set_index(["batch_norm", "run"])["favoured_class"]
+        mixed = [
+            panel.setting.label
+            for panel in panels(runs)
+            if favoured[panel.mode][[run.label for run in panel.runs]].nunique() > 1
+        ]
         if mixed:
             notes.append(f"the seeds of {mixed[0]} favour different classes; --align favoured takes those together")
+    keys = swept(runs)
+    if len(keys) > 1 and not regime_maps(runs, threshold):
+        notes.append(f"there is no regime map: {', '.join(keys)} were not swept over a grid")
     return notes

@@ -17,6 +17,7 @@ from igb.report.escape import Censored
 from igb.report.runs import Run, differing
 
 METRICS = ("escaped", "escape_step", "half_life", "dominance_end", "mean_accuracy", "worst_accuracy")
+SUFFIX = ".igb-report"  # of the files that are ours
 LONGEST_NAME = 150  # characters
 
 
@@ -29,7 +30,7 @@ def write_board(folder: Path, runs: Sequence[Run], summary: pd.DataFrame, pictur
         summary: of these runs, whose moments and shares are the metrics; what is censored has none.
         pictures: PNG files by their titles.
     """
-    for file in folder.rglob("events.out.tfevents.*"):
+    for file in folder.rglob(f"*{SUFFIX}"):
         file.unlink()
     keys = differing(runs) or list(runs[0].overrides)
     modes = list(summary["batch_norm"].unique())
@@ -57,7 +58,7 @@ def write_board(folder: Path, runs: Sequence[Run], summary: pd.DataFrame, pictur
 
 
 def _write(folder: Path, summaries: Sequence[Any]) -> None:
-    writer = EventFileWriter(str(folder))
+    writer = EventFileWriter(str(folder), filename_suffix=SUFFIX)
     for summary in summaries:
         writer.add_event(
             Event(summary=summary, step=0, wall_time=time.time())
@@ -81,7 +82,10 @@ def _metric(row: Mapping[str, Any], name: str) -> float | None:
 
 
 def _value(value: Any) -> Any:
-    return value if isinstance(value, bool | int | float) else str(value)
+    """A value as HParams takes it: a truth value, a number or a text."""
+    if isinstance(value, bool):
+        return value
+    return float(value) if isinstance(value, int | float) else str(value)
 
 
 def _domain(runs: Sequence[Run], key: str) -> Any:

@@ -1,5 +1,7 @@
 """When a run leaves its initial guessing bias: definitions, with equations in docs/report.md."""
 
+import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -72,18 +74,22 @@ def favoured_order(guess_fraction: pd.DataFrame, mean_probability: pd.DataFrame)
 
 
 def median(moments: Sequence[Moment]) -> Moment | float | None:
-    """The median over runs, censored where it is not among what was seen; None of nothing.
+    """The median over runs; None of nothing.
 
-    A censored moment counts as later than any that was seen. Of an even number it is the mean of the middle two.
+    Where it depends on when what is censored comes about, it is censored too, at the least that it can be.
     """
     if not moments:
         return None
-    ordered = sorted(moments, key=lambda moment: (isinstance(moment, Censored), _step(moment)))
-    middle = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
-    between = sum(map(_step, middle)) / 2
-    if isinstance(middle[1], Censored):
-        return Censored(int(between))
-    return int(between) if between.is_integer() else between
+    least = statistics.median(map(_step, moments))
+    most = statistics.median(math.inf if isinstance(moment, Censored) else moment for moment in moments)
+    if least != most:
+        return Censored(int(least))
+    return int(least) if float(least).is_integer() else least
+
+
+def grouped(number: float) -> str:
+    """A number of steps with thousands set apart, and a half where a median has one."""
+    return f"{number:,.1f}".removesuffix(".0")
 
 
 def _step(moment: Moment) -> int:

@@ -2,6 +2,7 @@
 
 import math
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ from igb.report.settings import Panel
 COLOURS = (
     "#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499", "#000000",
 )  # fmt: skip
+# The same, lightened where they would be lost on a dark page.
+DARK_COLOURS = (
+    "#8F86E8", "#88CCEE", "#44AA99", "#4DB868", "#B9B94A", "#DDCC77", "#E58A97", "#D4609A", "#C67BC6", "#E8E8E8",
+)  # fmt: skip
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.2)))
 STYLE: Any = {
     "font.size": 8,
@@ -33,10 +38,10 @@ STYLE: Any = {
     "pdf.fonttype": 42,  # text stays text
     "text.parse_math": False,  # names are text from a user's disk
 }
-BAND_ALPHA = 0.12
+BAND_ALPHA = 0.1
 REGION_COLOURS = {WRONG: "#CC6677", DEAD: "#999999"}
 PANELS_ACROSS = 3
-LONGEST_NAME = 20  # characters
+LONGEST_NAME, MOST_NAMES = 20, 20  # characters of a class's name, and classes that are named
 LONGEST_SIDE = 30_000  # pixels of a PNG, of which matplotlib can draw 65,536
 
 FIGURE_2 = {
@@ -98,7 +103,7 @@ def over_training(panels: Sequence[Panel], quantities: Mapping[str, str]) -> Fig
     """
     names, colours = panels[0].names, class_colours(len(panels[0].names))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 1.1 + 1.75 * len(panels)), layout="constrained")
+        figure = Figure(figsize=(7.2, 1.3 + 1.75 * len(panels)), layout="constrained")
         grid = figure.subplots(len(panels), len(quantities), sharex=True, sharey=True, squeeze=False)
         first, last = epoch_range(panels)
         for row, panel in zip(grid, panels, strict=True):
@@ -127,11 +132,16 @@ def over_training(panels: Sequence[Panel], quantities: Mapping[str, str]) -> Fig
             axes.set_title(title, parse_math=True)
         for axes in grid[-1]:
             axes.set_xlabel("epochs (log scale)")
+        every = -(-len(names) // MOST_NAMES)  # where there are more they shade into each other
         handles = [
-            Line2D([], [], color=colour, linestyle=DASHES[k % 2], label=_short(name))
-            for k, (name, colour) in enumerate(zip(names, colours, strict=True))
+            Line2D([], [], color=colours[k], linestyle=DASHES[k % 2], label=_short(names[k]))
+            for k in range(0, len(names), every)
         ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
+        counts = {panel.count for panel in panels}
+        title = "" if counts == {""} else "mean and 95 % interval over seeds"
+        if title and len(counts) == 1:
+            title += f", {counts.pop()}"
+        figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, title=title)
     return figure
 
 
@@ -180,23 +190,34 @@ def regime_map(maps: Sequence[RegimeMap]) -> Figure:
             for axes, (measure, title) in zip(row, MEASURES.items(), strict=True):
                 _heat_map(axes, one, one.cells[measure])
                 axes.set_title(title)
-            row[0].set_yticks(range(len(one.y_values)), list(map(str, one.y_values)))
+            row[0].set_yticks(range(len(one.y_values)), one.y_values)
             row[0].set_ylabel("\n".join(filter(None, (one.title, one.y_key))))
     return figure
 
 
 def save(figure: Figure, path: Path) -> None:
     """Save a figure as `path`.png and `path`.pdf; the same figure gives the same bytes."""
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # names in other scripts show as boxes; the page has them
         figure.savefig(path.with_suffix(".png"), dpi=min(200, LONGEST_SIDE / max(figure.get_size_inches())))
         figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
 
 
 def class_colours(classes: int) -> list[str]:
     """A colour for each class."""
-    if classes <= len(COLOURS):
-        return list(COLOURS[:classes])
-    return [mpl.colors.to_hex(mpl.colormaps["viridis"](k / (classes - 1))) for k in range(classes)]
+    return _some(COLOURS, classes, darkest=0.0)
+
+
+def dark_colours(classes: int) -> list[str]:
+    """The same for a dark page."""
+    return _some(DARK_COLOURS, classes, darkest=0.3)
+
+
+def _some(scheme: Sequence[str], classes: int, darkest: float) -> list[str]:
+    if classes <= len(scheme):
+        return list(scheme[:classes])
+    shades = np.linspace(darkest, 1, classes)
+    return [mpl.colors.to_hex(colour) for colour in mpl.colormaps["viridis"](shades)]
 
 
 def epoch_range(panels: Sequence[Panel]) -> tuple[float, float]:
@@ -244,7 +265,9 @@ def _bars(axes: Axes, names: Sequence[str], own: Array, over_all: Array) -> None
     axes.bar(at - 0.2, own, 0.4, color=colours)
     axes.bar(at + 0.2, over_all, 0.4, facecolor="none", edgecolor=colours, hatch="/////", linewidth=0.8)
     axes.set(ylim=(0, 1))
-    axes.set_xticks(at, list(map(_short, names)), rotation=45, ha="right", rotation_mode="anchor")
+    every = -(-len(names) // MOST_NAMES)
+    shown = list(map(_short, names))[::every]
+    axes.set_xticks(at[::every], shown, rotation=45, ha="right", rotation_mode="anchor")
 
 
 def _bar_legend(figure: Figure) -> None:
@@ -261,7 +284,7 @@ def _heat_map(axes: Axes, one: RegimeMap, cells: Sequence[Sequence[Any]]) -> Non
             if cell is not None:
                 axes.bar(x, 1, 1, bottom=y - 0.5, color=cell.colour, edgecolor="white", linewidth=0.5)
                 axes.text(x, y, cell.text, color=cell.ink, ha="center", va="center", fontsize=6)
-    axes.set_xticks(range(len(one.x_values)), list(map(str, one.x_values)), rotation=45, ha="right")
+    axes.set_xticks(range(len(one.x_values)), one.x_values, rotation=45, ha="right")
     axes.set(xlim=(-0.5, len(one.x_values) - 0.5), ylim=(len(one.y_values) - 0.5, -0.5), yticks=[], xlabel=one.x_key)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,12 +28,12 @@ class LossCurve:
         `wrong way` is where the gradient is positive, so that a step lowers the logit: for Blurry loss as written
         p_y < e^(-1/gamma). `dead` is where it is zero: for Piecewise-zero loss p_y <= c.
         """
-        kind = np.where(self.gradient > 0, 1, np.where((self.gradient == 0) & (self.p < 1), 2, 0))
+        kind = np.where(self.gradient > 0, 1, np.where(self.gradient == 0, 2, 0))
         ends = np.flatnonzero(np.diff(kind, prepend=0, append=0))
         return [
             (WRONG if kind[start] == 1 else DEAD, float(self.p[start]), float(self.p[stop - 1]))
             for start, stop in itertools.pairwise(ends)
-            if kind[start]
+            if kind[start] and stop - start > 1
         ]
 
     @property
@@ -47,15 +47,31 @@ class LossCurve:
 
 def loss_curves(runs: Sequence[Run]) -> list[LossCurve]:
     """Each loss of the runs' schedules once, by its name; one of another curve has its run's name too."""
-    found: dict[str, LossCurve] = {}
+    found: list[LossCurve] = []
     for run in runs:
-        table = run.loss_curve()
-        if table is None:
-            continue
-        for (_, name), rows in table.groupby(["from_epoch", "name"], sort=False):
-            columns = (rows[column].to_numpy(dtype=float) for column in ("p_y", "loss", "gradient"))
-            curve = LossCurve(str(name), *columns)
-            if str(name) in found and not np.array_equal(found[str(name)].loss, curve.loss):
-                curve = LossCurve(f"{name}, {run.label}", curve.p, curve.loss, curve.gradient)
-            found.setdefault(curve.name, curve)
-    return list(found.values())
+        for curve in curves_of(run):
+            if any(other.name.startswith(curve.name) and _same(other, curve) for other in found):
+                continue
+            taken = any(other.name == curve.name for other in found)
+            found.append(replace(curve, name=f"{curve.name}, {run.label}") if taken else curve)
+    return found
+
+
+def curves_of(run: Run) -> list[LossCurve]:
+    """The losses of a run's schedule, in their order."""
+    table = run.loss_curve()
+    if table is None:
+        return []
+    return [
+        LossCurve(
+            str(name), *(rows.sort_values("p_y")[column].to_numpy(float) for column in ("p_y", "loss", "gradient"))
+        )
+        for (_, name), rows in table.groupby(["from_epoch", "name"], sort=False)
+        if len(rows) > 1
+    ]
+
+
+def _same(one: LossCurve, other: LossCurve) -> bool:
+    """Whether two curves agree where both have a point; there may be more points in one."""
+    _, at, there = np.intersect1d(one.p, other.p, return_indices=True)
+    return len(at) > 1 and np.allclose(one.loss[at], other.loss[there], rtol=1e-9, atol=1e-12)

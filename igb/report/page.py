@@ -13,7 +13,7 @@ import yaml
 from markupsafe import Markup
 
 from igb.report import figures
-from igb.report.escape import Censored
+from igb.report.escape import Censored, grouped
 from igb.report.landscape import LossCurve, loss_curves
 from igb.report.regime import MEASURES, RegimeMap
 from igb.report.runs import Run
@@ -24,7 +24,7 @@ from igb.report.words import answer
 ASSETS = Path(__file__).parent / "assets"
 KEPT_FIRST = 10  # batches that thinning leaves
 POINTS, FEWEST_POINTS = 400, 40  # of a curve
-NUMBERS = 600_000  # that a page holds, of some seven bytes each
+MOST_BYTES = 4_000_000  # of all curves
 # What the explorer offers, as a reader would say it.
 EXPLORED = {
     "probability": "p̄: mean probability of the class, over its own images",
@@ -36,10 +36,6 @@ EXPLORED = {
     "active_fraction": "active fraction: share of images with a gradient",
     "gradient_share": "share of the class in the gradient norm",
 }
-# COLOURS of the figures, lightened where they would be lost on a dark page.
-DARK_COLOURS = (
-    "#8F86E8", "#88CCEE", "#44AA99", "#4DB868", "#B9B94A", "#DDCC77", "#E58A97", "#D4609A", "#C67BC6", "#E8E8E8",
-)  # fmt: skip
 
 
 def write_page(
@@ -53,18 +49,15 @@ def write_page(
     """Write the page of some panels, tables with their titles, regime maps, and lines on what is not shown."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True)
     runs = list({id(run): run for panel in panels for run in panel.runs}.values())
-    names, classes = panels[0].names, len(panels[0].names)
-    curves = loss_curves(runs)
-    light = figures.class_colours(classes)
-    text = environment.get_template(
-        "page.html"
-    ).render(
+    names, curves = panels[0].names, loss_curves(runs)
+    data, notes = _data(panels, notes)
+    text = environment.get_template("page.html").render(
         assets={file.name: Markup(file.read_text()) for file in ASSETS.glob("*.[cj]s*")},  # ours
         answer=answer(panels, threshold),
         notes=notes,
         names=names,
-        colours={"light": light, "dark": list(DARK_COLOURS[:classes]) if classes <= len(DARK_COLOURS) else light},
-        loss_colours={"light": figures.class_colours(len(curves)), "dark": DARK_COLOURS[: len(curves)]},
+        colours=_colours(len(names)),
+        loss_colours=_colours(len(curves)),
         initial=[_initial(panel) for panel in panels],
         tables=[_table(title, table) for title, table in tables],
         help={name: text.format(threshold=threshold) for name, text in COLUMN_HELP.items()},
@@ -76,7 +69,7 @@ def write_page(
         explored=EXPLORED,
         runs=[_provenance(run) for run in runs],
         threshold=threshold,
-        data=_json(_data(panels)),
+        data=data,
         loss_data=_json(_losses(curves)),
     )
     path.write_text(text, encoding="utf-8")
@@ -98,29 +91,48 @@ def thinned(steps: Sequence[int], points: int) -> list[int]:
     return kept
 
 
-def _data(panels: Sequence[Panel]) -> dict[str, Any]:
-    """What the charts draw: the panels, and beside each that is of several runs those runs by themselves."""
+def _colours(count: int) -> dict[str, list[str]]:
+    return {"light": figures.class_colours(count), "dark": figures.dark_colours(count)}
+
+
+def _data(panels: Sequence[Panel], notes: Sequence[str]) -> tuple[Markup, list[str]]:
+    """What the charts draw, and the notes with one more if not all fits.
+
+    That is the panels, and beside each that is of several runs those runs by themselves, as far as a page can hold.
+    """
     first, last = figures.epoch_range(panels)
-    shown = [(panel, True) for panel in panels]
+    modes = {panel.mode for panel in panels}
     single = [
-        Panel(Setting(run.label, [run]), panel.mode, f"{run.label} ({panel.mode} statistics)", panel.align)
+        Panel(
+            Setting(run.label, [run]),
+            panel.mode,
+            f"{run.label} ({panel.mode} statistics)" if len(modes) > 1 else run.label,
+            panel.align,
+        )
         for panel in panels
         if len(panel.runs) > 1
         for run in panel.runs
     ]
-    of_each = len(EXPLORED) * len(panels[0].names)
-    curves = of_each * sum(1 if len(panel.runs) == 1 else 3 for panel in panels)
-    if (curves + of_each * len(single)) * FEWEST_POINTS * 2 <= NUMBERS:  # else there are too many to show each
-        shown += [(panel, False) for panel in single]
-        curves += of_each * len(single)
-    points = min(max(NUMBERS // curves, FEWEST_POINTS), POINTS)
-    return {
-        "names": panels[0].names,
-        "first": first,
-        "last": last,
-        "ticks": figures.epoch_ticks(first, last),
-        "panels": [_panel(panel, points, of_setting) for panel, of_setting in shown],
-    }
+
+    def drawn(points: int, *groups: Sequence[Panel]) -> Markup:
+        return _json(
+            {
+                "names": panels[0].names,
+                "first": first,
+                "last": last,
+                "ticks": figures.epoch_ticks(first, last),
+                "panels": [_panel(panel, points, group is panels) for group in groups for panel in group],
+            }
+        )
+
+    fewest = len(drawn(FEWEST_POINTS, panels, single))
+    if single and fewest > MOST_BYTES:
+        note = "the explorer has means over seeds alone: there are too many runs to show each of them"
+        return drawn(FEWEST_POINTS, panels), [*notes, note]
+    points = POINTS
+    while len(text := drawn(points, panels, single)) > MOST_BYTES and points > FEWEST_POINTS:
+        points = max(int(0.95 * points * MOST_BYTES / len(text)), FEWEST_POINTS)
+    return text, list(notes)
 
 
 def _panel(panel: Panel, points: int, of_setting: bool) -> dict[str, Any]:
@@ -163,8 +175,8 @@ def _losses(curves: Sequence[LossCurve]) -> dict[str, Any]:
 
 
 def _short(value: float) -> float | None:
-    """A number to four digits; None, which JSON has, for one that is not finite."""
-    return float(f"{value:.4g}") if math.isfinite(value) else None
+    """A number to three digits; None, which JSON has, for one that is not finite."""
+    return float(f"{value:.3g}") if math.isfinite(value) else None
 
 
 def _json(data: Any) -> Markup:
@@ -231,4 +243,6 @@ def _cell(value: Any) -> tuple[str, bool]:
         return "–", False
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
         return str(value), False
-    return (f"{value:,}" if isinstance(value, int | np.integer) else f"{value:.3g}"), True
+    number = float(value)
+    is_large = isinstance(value, int | np.integer) or abs(number) >= 1000
+    return (grouped(number) if is_large else f"{number:.3g}"), True

@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib as mpl
 import pandas as pd
 
-from igb.report.escape import THRESHOLD, Censored, Moment
+from igb.report.escape import THRESHOLD, Censored, Moment, grouped
 from igb.report.runs import Run
 from igb.report.settings import swept
 from igb.report.summary import summarize_settings
@@ -22,6 +22,8 @@ MEASURES = {
 }
 LOW_IS_GOOD = ("escape_step", "dominance_end")
 COLOUR_MAP = "viridis"
+FULL = 0.25  # of the cells of all maps must be run
+MOST_MAPS = 24
 
 
 @dataclass(frozen=True)
@@ -40,50 +42,56 @@ class RegimeMap:
     title: str
     x_key: str
     y_key: str
-    x_values: list[Any]
-    y_values: list[Any]
+    x_values: list[str]
+    y_values: list[str]
     cells: dict[str, list[list[Cell | None]]]
 
 
 def regime_maps(runs: Sequence[Run], threshold: float = THRESHOLD) -> list[RegimeMap]:
     """Maps over the two keys that say most, one for each combination of the other keys; none for fewer than two keys.
 
-    Across goes the key of numbers with the most values, or with the most values at all; down the next.
+    Across goes the key of numbers with the most values, or with the most values at all; down the next. Where the
+    settings are scattered over the keys, as in a random search, so that most cells would be empty, there is none.
     """
+    keys = swept(runs)
     table = summarize_settings(runs, threshold)
-    values = {key: _ordered(table[f"config.{key}"]) for key in swept(runs)}
-    keys = sorted(values, key=lambda key: (all(map(_is_number, values[key])), len(values[key])), reverse=True)
+    values = {key: _ordered(table[f"config.{key}"]) for key in keys}
+    ranked = sorted(keys, key=lambda key: (any(map(_is_number, values[key])), len(values[key])), reverse=True)
     if len(keys) < 2:
         return []
-    x_key, y_key = keys[0], max(keys[1:], key=lambda key: len(values[key]))
-    others = [key for key in swept(runs) if key not in (x_key, y_key)]
+    x_key, y_key = ranked[0], max(ranked[1:], key=lambda key: len(values[key]))
+    others = [f"config.{key}" for key in keys if key not in (x_key, y_key)]
+    groups: dict[tuple[str, ...], list[Any]] = {}
+    for row in table.to_dict("records"):
+        groups.setdefault(tuple(_text(row[column]) for column in [*others, "batch_norm"]), []).append(row)
+    if len(table) < FULL * len(groups) * len(values[x_key]) * len(values[y_key]):
+        return []
     several_modes = table["batch_norm"].nunique() > 1
-    longest = max(_number(moment) for moment in table["escape_step"])
+    longest = max(map(_number, table["escape_step"]))
     maps = []
-    for fixed, group in table.groupby([*(f"config.{key}" for key in others), "batch_norm"], sort=False, dropna=False):
-        title = ", ".join(f"{key}={value}" for key, value in zip(others, fixed, strict=False))
-        mode = f"{fixed[-1]} statistics" if several_modes else ""
+    for fixed, rows in list(groups.items())[:MOST_MAPS]:
+        titles = [f"{key.removeprefix('config.')}={value}" for key, value in zip(others, fixed, strict=False)]
+        if several_modes:
+            titles.append(f"{fixed[-1]} statistics")
         by_place: dict[tuple[str, str], Any] = {}
-        for _, row in group.iterrows():
-            by_place.setdefault((str(row[f"config.{y_key}"]), str(row[f"config.{x_key}"])), row)
+        for row in rows:
+            by_place.setdefault((_text(row[f"config.{y_key}"]), _text(row[f"config.{x_key}"])), row)
+        x_values, y_values = ([_text(value) for value in values[key]] for key in (x_key, y_key))
         cells = {
-            measure: [
-                [_cell(measure, by_place.get((str(y), str(x))), longest) for x in values[x_key]] for y in values[y_key]
-            ]
+            measure: [[_cell(measure, by_place.get((y, x)), longest) for x in x_values] for y in y_values]
             for measure in MEASURES
         }
-        heading = ", ".join(filter(None, (title, mode)))
-        maps.append(RegimeMap(heading, x_key, y_key, values[x_key], values[y_key], cells))
+        maps.append(RegimeMap(", ".join(titles), x_key, y_key, x_values, y_values, cells))
     return maps
 
 
-def _cell(measure: str, row: "pd.Series[Any] | None", longest: float) -> Cell | None:
+def _cell(measure: str, row: dict[str, Any] | None, longest: float) -> Cell | None:
     if row is None:
         return None
     value = row[measure]
     if measure == "escape_step":
         place = math.log1p(_number(value)) / math.log1p(longest) if longest else 0.0
-        text = f">{value.step:,}" if isinstance(value, Censored) else f"{value:,g}"
+        text = f">{value.step:,}" if isinstance(value, Censored) else grouped(value)
         place = 1.0 if isinstance(value, Censored) else 0.9 * place  # what has not escaped stands out
     else:
         place, text = float(value), f"{value:.2f}"
@@ -103,7 +111,12 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _text(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
 def _ordered(column: "pd.Series[Any]") -> list[Any]:
-    """The values of a column once each: numbers by size, anything else as it came."""
-    values = list({str(value): value for value in column.tolist()}.values())
-    return sorted(values) if all(map(_is_number, values)) else values
+    """The values of a column once each: numbers by size, then anything else as it came."""
+    values = list({_text(value): value for value in column.tolist()}.values())
+    numbers = sorted(value for value in values if _is_number(value))
+    return numbers + [value for value in values if not _is_number(value)]

@@ -1,6 +1,5 @@
 """Reading run folders into pandas."""
 
-import copy
 import functools
 import io
 import json
@@ -17,11 +16,13 @@ import pyarrow as pa
 import pyarrow.csv
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from igb import slurm
 from igb._checks import InputError, one_line
-from igb.folders import FINAL, MAY_DIFFER, PLAN, planned, status
+from igb.folders import FINAL, PLAN, planned, status
 
 SEEDS = ("seed", "init_seed", "data_seed")
 QUANTITIES = (
@@ -30,7 +31,8 @@ QUANTITIES = (
 WHOLE, TEXTS = ("step", "class", "count"), ("batch_norm", "class_name")
 COLUMNS = ("step", "epoch", "batch_norm", "class", "class_name", "count", *QUANTITIES)
 LOSS_CURVE = ("from_epoch", "name", "p_y", "loss", "gradient")
-NEEDED = {"status": str, "started": str, "class_names": list, "steps_per_epoch": int, "total_steps": int}
+# What makes no difference to what a run measures.
+INDIFFERENT = ("name", "data.cache_dir", "trainer.checkpoint_minutes", "trainer.keep_checkpoint")
 
 
 @dataclass
@@ -70,12 +72,12 @@ class Run:
     @property
     def seeds(self) -> dict[str, Any]:
         """Its seeds by their keys."""
-        return dict(self.info.get("seeds", {}))
+        return self.info["seeds"] or {key: self.overrides[key] for key in SEEDS if key in self.overrides}
 
     @functools.cached_property
     def config(self) -> Any:
         """The composed config, interpolations resolved where they are looked up."""
-        return OmegaConf.create(self.info.get("config", {}))
+        return OmegaConf.create(self.info["config"])
 
     @functools.cached_property
     def choices(self) -> dict[str, Any]:
@@ -91,8 +93,15 @@ class Run:
         """What a key or group is in this run, whether its command line has it or not; None if it is not known."""
         if key in self.overrides:
             return self.overrides[key]
-        found = OmegaConf.select(self.config, key, throw_on_missing=False) if key not in self.choices else None
-        return self.choices.get(key) if found is None or OmegaConf.is_config(found) else found
+        if key in self.choices:
+            return self.choices[key]
+        try:
+            found = OmegaConf.select(self.config, key)
+        except OmegaConfBaseException:  # of an interpolation that only Hydra can resolve
+            return None
+        if OmegaConf.is_dict(found):
+            return None
+        return OmegaConf.to_container(found) if OmegaConf.is_list(found) else found
 
     def table(self, quantity: str, batch_norm: str) -> pd.DataFrame:
         """A quantity over the probes of one mode: a row for each step, a column for each class number.
@@ -109,12 +118,15 @@ class Run:
         return pd.DataFrame(values, index=pd.Index(rows["step"].to_numpy()[::classes], name="step"))
 
     def loss_curve(self) -> pd.DataFrame | None:
-        """loss_curve.csv; None if there is none that can be read."""
+        """loss_curve.csv less a torn line; None if there is none that can be read."""
         try:
-            table = pd.read_csv(self.folder / "loss_curve.csv")
-        except (OSError, ValueError):
+            text = (self.folder / "loss_curve.csv").read_text()
+            table = pd.read_csv(io.StringIO(text[: text.rfind("\n") + 1]))[list(LOSS_CURVE)]
+        except (OSError, ValueError, KeyError):
             return None
-        return table if set(LOSS_CURVE) <= set(table.columns) else None
+        for column in ("p_y", "loss", "gradient"):
+            table[column] = pd.to_numeric(table[column], errors="coerce")
+        return table.dropna().query("0 < p_y <= 1")
 
 
 def load_runs(folders: str | Path | Sequence[str | Path]) -> pd.DataFrame:
@@ -171,17 +183,28 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
             except (OSError, ValueError) as error:
                 left_out.append(f"{file.parent}: {one_line(error)}")
         for plan in sorted(folder.rglob(PLAN)):
-            planned_runs = [plan.parent / name for name in planned(plan.parent)]
-            left_out += [f"{run}: not begun" for run in planned_runs if not (run / "run.json").exists()]
+            try:
+                left_out += [
+                    f"{plan.parent / name}: not begun"
+                    for name in planned(plan.parent)
+                    if not (plan.parent / name / "run.json").exists()
+                ]
+            except (InputError, TypeError) as error:
+                left_out.append(f"what {plan} plans: {one_line(error)}")
     runs = sorted(found.values(), key=lambda run: (run.info["started"], str(run.folder)))
     _name(runs, differing(runs))
     return runs, left_out
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
-    """The keys that were set and are not the same in every run, in the order they were given."""
-    keys = dict.fromkeys(key for run in runs for key in run.overrides if key not in ("name", *MAY_DIFFER))
-    return [key for key in keys if len({str(run.value(key)) for run in runs}) > 1]
+    """The keys that are not the same in every run: those that were set, in the order they were given.
+
+    Where a run has none that were set, as one started from Python, those of the configs too.
+    """
+    keys = dict.fromkeys(key for run in runs for key in run.overrides)
+    if not all(run.overrides for run in runs):
+        keys |= dict.fromkeys(key for run in runs for key in _keys(run.info["config"]))
+    return [key for key in keys if key not in INDIFFERENT and len({_same(run.value(key)) for run in runs}) > 1]
 
 
 def described(run: Run, keys: Sequence[str]) -> str:
@@ -192,13 +215,10 @@ def described(run: Run, keys: Sequence[str]) -> str:
 
 
 def setting(run: Run) -> str:
-    """What is the same in two runs that differ in nothing but their seeds, and in where their data are."""
-    config = copy.deepcopy(run.info.get("config") or {"overrides": run.overrides})
-    for key in (*SEEDS, "name", *MAY_DIFFER):
-        *parents, last = key.split(".")
-        config.get("overrides", {}).pop(key, None)
-        functools.reduce(lambda part, name: part.get(name) or {}, parents, config).pop(last, None)
-    return json.dumps([config, run.class_names, run.steps_per_epoch], sort_keys=True, default=str)
+    """What is the same in two runs that differ in nothing but their seeds, and in what makes no difference."""
+    config = run.info["config"] or run.overrides
+    values = {key: value for key, value in _keys(config).items() if key not in (*SEEDS, *INDIFFERENT)}
+    return _same([values, run.class_names, run.steps_per_epoch])
 
 
 def read_metrics(file: Path, classes: int) -> pd.DataFrame:
@@ -225,25 +245,42 @@ def read_metrics(file: Path, classes: int) -> pd.DataFrame:
     if (arrow["class"].to_numpy().reshape(-1, classes) != np.arange(classes)).any():
         raise ValueError(f"metrics.csv does not have the {classes} classes of run.json in every probe; it is damaged")
     table: pd.DataFrame = arrow.unify_dictionaries().to_pandas()
+    for mode, steps in table.iloc[::classes].groupby("batch_norm", observed=True)["step"]:
+        if not steps.is_monotonic_increasing or not steps.is_unique:
+            raise ValueError(f"the {mode} probes of metrics.csv are not in the order of their steps; it is damaged")
     return table
 
 
 def _read(folder: Path, queued: Callable[[], set[str]]) -> Run:
     info = json.loads((folder / "run.json").read_text())
-    if not isinstance(info, dict) or "status" not in info:
-        raise ValueError("run.json has no 'status'; it is damaged or of another version of igb")
+    if not isinstance(info, dict) or not isinstance(info.get("status"), str):
+        raise ValueError("run.json has no 'status' that is right; it is damaged or of another version of igb")
     info["status"] = status(folder, info, queued)
     if "class_names" not in info or not (folder / "metrics.csv").exists():
         raise ValueError(f"no probe yet ({info['status']})")
-    for key, kind in NEEDED.items():
-        if not isinstance(info.get(key), kind):
-            raise ValueError(f"run.json has no {key!r} that is right; it is damaged or of another version of igb")
-    metrics = read_metrics(folder / "metrics.csv", len(info["class_names"]))
+    names = info["class_names"]
+    right = {
+        "started": isinstance(info.get("started"), str),
+        "class_names": isinstance(names, list) and names and all(isinstance(name, str) for name in names),
+        "steps_per_epoch": isinstance(info.get("steps_per_epoch"), int) and info["steps_per_epoch"] > 0,
+        "total_steps": isinstance(info.get("total_steps"), int),
+    }
+    if wrong := [key for key, is_right in right.items() if not is_right]:
+        raise ValueError(f"run.json has no {wrong[0]!r} that is right; it is damaged or of another version of igb")
+    for key in ("seeds", "config"):  # earlier versions had none
+        info[key] = info[key] if isinstance(info.get(key), dict) else {}
+    metrics = read_metrics(folder / "metrics.csv", len(names))
     if metrics.empty:
         raise ValueError(f"no probe yet ({info['status']})")
-    overrides_file = folder / ".hydra" / "overrides.yaml"
-    lines = yaml.load(overrides_file.read_text(), _Loader) if overrides_file.exists() else []
-    return Run(folder, "", dict(map(_parse, lines)), info, metrics)
+    return Run(folder, "", _overrides(folder / ".hydra" / "overrides.yaml"), info, metrics)
+
+
+def _overrides(file: Path) -> dict[str, Any]:
+    """The overrides of a run by their keys; none if they cannot be read, since the config has what they say."""
+    try:
+        return dict(map(_parse, yaml.load(file.read_text(), _Loader)))
+    except (OSError, yaml.YAMLError, HydraException, TypeError, ValueError):
+        return {}
 
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -254,6 +291,27 @@ def _parse(override: str) -> tuple[str, Any]:
     """The key and the typed value of an override."""
     parsed = OverridesParser.create().parse_override(override)
     return parsed.key_or_group, parsed.value()
+
+
+def _keys(config: Any, prefix: str = "") -> dict[str, Any]:
+    """The values of a config by their dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= _keys(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return found
+
+
+def _same(value: Any) -> str:
+    """A text that is the same for values that are: 1 and 1.0 are."""
+
+    def plain(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {str(key): plain(item) for key, item in part.items()}
+        if isinstance(part, list | tuple):
+            return [plain(item) for item in part]
+        return float(part) if isinstance(part, int) and not isinstance(part, bool) else part
+
+    return json.dumps(plain(value), sort_keys=True, default=str)
 
 
 def _name(runs: Sequence[Run], keys: Sequence[str]) -> None:

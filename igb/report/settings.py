@@ -1,8 +1,9 @@
 """Runs that differ in nothing but their seeds, taken together: means and intervals over them."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -45,6 +46,7 @@ class Panel:
     mode: str
     title: str
     align: str
+    _drawn: dict[str, Curves] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def runs(self) -> list[Run]:
@@ -72,13 +74,16 @@ class Panel:
 
     def curves(self, quantity: str) -> Curves:
         """A quantity as mean and interval over the runs that were probed at each step."""
+        if quantity in self._drawn:
+            return self._drawn[quantity]
         tables = [self._aligned(run, run.table(quantity, self.mode)) for run in self.runs]
         steps = sorted(set().union(*(table.index for table in tables)))
         values = np.array([table.reindex(steps).to_numpy(dtype=float) for table in tables])
         probed = np.array([np.isin(steps, table.index) for table in tables])
         n = probed.sum(axis=0)
         mean, half = mean_and_half_width(values, probed)
-        return Curves(steps, mean, mean - half, mean + half, n.tolist())
+        self._drawn[quantity] = Curves(steps, mean, mean - half, mean + half, n.tolist())
+        return self._drawn[quantity]
 
     def _aligned(self, run: Run, table: pd.DataFrame) -> pd.DataFrame:
         if self.align == "class":
@@ -112,13 +117,18 @@ def settings(runs: Sequence[Run]) -> list[Setting]:
         again = times[same, str(run.seeds)]
         times[same, str(run.seeds)] += 1
         together.setdefault((same, again), []).append(run)
+    groups = list(together.values())
     keys = swept(runs)
-    labels = [described(group[0], keys) for group in together.values()]
-    labels = [
-        group[0].label if labels.count(label) > 1 else label
-        for label, group in zip(labels, together.values(), strict=True)
-    ]
-    return [Setting(label, group) for label, group in zip(labels, together.values(), strict=True)]
+    labels = [described(group[0], keys) for group in groups]
+    often = Counter(labels)
+    folders = [os.path.commonpath([run.folder.resolve().parent for run in group]) for group in groups]
+    common = os.path.commonpath(folders) if folders else ""
+    for number, folder in enumerate(folders):
+        if often[labels[number]] > 1:
+            labels[number] += f" ({os.path.relpath(folder, common)})"
+        if labels[number] in labels[:number]:
+            labels[number] += f" #{number + 1}"
+    return [Setting(label, group) for label, group in zip(labels, groups, strict=True)]
 
 
 def swept(runs: Sequence[Run]) -> list[str]:

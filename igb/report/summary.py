@@ -18,7 +18,7 @@ COLUMN_HELP = {
     "status": "completed, diverged, running, interrupted or failed.",
     "batch_norm": "Normalised by running statistics (evaluation mode, the paper's) or by those of each chunk.",
     "n": "Runs, each of other seeds.",
-    "steps": "Optimizer steps done at the last probe.",
+    "steps": "Optimizer steps done at the last probe; of a setting, of the run that went least far.",
     "favoured_class": "The class most guessed at initialisation.",
     "dominant_class": "The class most guessed at the last probe.",
     "dominance_start": "Share of all guesses that the most guessed class takes, max_j G_j, at initialisation.",
@@ -42,13 +42,22 @@ COLUMN_HELP = {
 }
 
 
+# Types of the columns of numbers; the moments may be censored, and the swept keys anything.
+NUMBERS: dict[str, Any] = {
+    **dict.fromkeys(("n", "steps", "escaped"), int),
+    **dict.fromkeys(("dominance_start", "dominance_epoch_1", "dominance_end"), float),
+    **dict.fromkeys(("mean_accuracy", "worst_accuracy"), float),
+    **dict.fromkeys((f"{name}_interval" for name in ("dominance_end", "mean_accuracy", "worst_accuracy")), float),
+}
+
+
 def summarize(runs: Sequence[Run], threshold: float = THRESHOLD) -> pd.DataFrame:
     """A row for each run and batch-norm mode, with the columns that COLUMN_HELP explains.
 
     What a run has not reached is empty; a moment that had not come about at its last probe is `Censored`.
     """
     rows = [_row(run, mode, threshold) for run in runs for mode in run.modes]
-    return pd.DataFrame(rows).astype({"escape_step": object, "half_life": object})
+    return pd.DataFrame(rows, dtype=object).astype({name: kind for name, kind in NUMBERS.items() if name in rows[0]})
 
 
 def summarize_classes(runs: Sequence[Run]) -> pd.DataFrame:
@@ -68,7 +77,7 @@ def summarize_settings(runs: Sequence[Run], threshold: float = THRESHOLD) -> pd.
         for mode, group in summary.groupby("batch_norm", sort=False):
             row: dict[str, Any] = {"setting": one.label}
             row |= {f"config.{key}": one.runs[0].value(key) for key in keys}
-            row |= {"batch_norm": mode, "n": len(group)}
+            row |= {"batch_norm": mode, "n": len(group), "steps": group["steps"].min()}
             escapes = group["escape_step"].tolist()
             row |= {"escaped": sum(not isinstance(moment, Censored) for moment in escapes)}
             row |= {"escape_step": median(escapes)}
@@ -78,7 +87,7 @@ def summarize_settings(runs: Sequence[Run], threshold: float = THRESHOLD) -> pd.
                 mean, half = mean_and_half_width(values, np.ones(values.shape, dtype=bool))
                 row |= {name: mean.item(), f"{name}_interval": half.item()}
             rows.append(row)
-    return pd.DataFrame(rows).astype({"escape_step": object, "half_life": object})
+    return pd.DataFrame(rows, dtype=object).astype({name: kind for name, kind in NUMBERS.items() if name in rows[0]})
 
 
 def _row(run: Run, mode: str, threshold: float) -> dict[str, object]:

@@ -8,6 +8,8 @@
   const charts = []; // each {box, make, plot, classes}
   const sync = uPlot.sync("epochs");
   const initial = data.first / 3;
+  const whole = { min: initial / 1.2, max: Math.max(data.last, 1) * 1.1 };
+  let view = whole; // the part of the axis of epochs that all charts show
 
   const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const element = (tag, parent, text, className) => {
@@ -99,6 +101,12 @@
     };
     if (chart.plot) chart.plot.destroy();
     chart.plot = new uPlot(options, made.data, chart.box);
+    if (chart.classes) chart.plot.over.addEventListener("dblclick", () => show(whole));
+  }
+
+  function show(part) {
+    view = part;
+    for (const { plot } of charts.filter((chart) => chart.classes && chart.plot)) plot.setScale("x", view);
   }
 
   function add(box, make, classes) {
@@ -126,6 +134,7 @@
         chart.plot.setSize({ width: Math.max(entry.target.clientWidth, 120), height: chart.plot.height });
     }
   });
+  addEventListener("beforeprint", () => charts.filter((chart) => !chart.plot).forEach(draw));
   dark.addEventListener("change", () => charts.filter((chart) => chart.plot).forEach(draw));
 
   // A line for each class over training, with its band where there is one.
@@ -149,7 +158,7 @@
           series.push({ label: `${name} ${part}`, stroke: "transparent", width: 0, show: !hidden.has(k), points: { show: false } });
           columns.push(values[k]);
           if (part === "low")
-            bands.push({ series: [1 + count + k, 1 + 2 * count + k], fill: `color-mix(in srgb, ${ofClass(k)} 12%, transparent)` });
+            bands.push({ series: [1 + count + k, 1 + 2 * count + k], fill: `color-mix(in srgb, ${ofClass(k)} 10%, transparent)` });
         });
     const positive = logarithmic ? columns.map((column, at) => (at ? column.map((value) => (value > 0 ? value : null)) : column)) : columns;
     const fraction = !logarithmic && quantity !== "loss" && quantity !== "gradient_norm";
@@ -163,14 +172,23 @@
         series,
         bands,
         scales: {
-          x: { time: false, distr: 3, range: (plot, min, max) => (min === initial || min === max ? [initial / 1.2, Math.max(max, 1) * 1.1] : [min, max]) },
+          x: { time: false, distr: 3, range: () => [view.min, view.max] },
           y: logarithmic ? { distr: 3 } : fraction ? { range: [-0.02, 1.02] } : {},
         },
         axes: axes((min, max) => logTicks(min, max, data.ticks), (tick) => (tick === null ? "" : tick === initial ? "Init." : short(tick))),
-        cursor: { sync: { key: sync.key, scales: ["x", null] }, drag: { x: true, y: false }, points: { size: 5 } },
-        hooks: { setCursor: [tip(where, data.names)], draw: [(plot) => line(plot, 1)] },
+        cursor: { sync: { key: sync.key, scales: ["x", null] }, drag: { x: true, y: false, setScale: false }, points: { size: 5 } },
+        hooks: { setCursor: [tip(where, data.names)], setSelect: [select], draw: [(plot) => line(plot, 1)] },
       },
     };
+  }
+
+  // A part that was dragged over becomes the view of all charts.
+  function select(plot) {
+    const { left, width } = plot.select;
+    if (width < 5 || !plot.over.matches(":hover")) return;
+    const part = { min: plot.posToVal(left, "x"), max: plot.posToVal(left + width, "x") };
+    plot.setSelect({ left: 0, width: 0, top: 0, height: 0 }, false);
+    show(part);
   }
 
   // The dashed line at the end of epoch one.
@@ -220,22 +238,22 @@
     data.names.forEach((name, k) => {
       const made = element("button", legend);
       made.type = "button";
+      made.title = name;
       made.setAttribute("aria-pressed", "true");
+      if (data.names.length > 20) legend.classList.add("many");
       element("i", made, undefined, "swatch").style.background = `var(--class-${k})`;
       made.append(name);
       made.addEventListener("click", () => toggle(k));
       buttons.push({ made, k });
     });
 
-  const ranges = [["all", initial, data.last], ["first ten batches", initial / 1.2, 10 * data.first], ["epoch one", data.first / 1.2, 1], ["after it", 1, data.last]];
+  const parts = [["all", whole], ["first ten batches", { min: initial / 1.2, max: 10 * data.first }], ["epoch one", { min: data.first / 1.2, max: 1 }], ["after it", { min: 1, max: data.last }]];
   for (const zoom of document.querySelectorAll(".zoom"))
-    for (const [name, min, max] of ranges) {
-      if (min >= max || (name !== "all" && min >= data.last)) continue;
+    for (const [name, part] of parts) {
+      if (part !== whole && (part.min >= data.last || part.min >= part.max)) continue;
       const made = element("button", zoom, name);
       made.type = "button";
-      made.addEventListener("click", () => {
-        for (const { plot } of charts.filter((chart) => chart.classes && chart.plot)) plot.setScale("x", { min, max });
-      });
+      made.addEventListener("click", () => show(part));
     }
 
   const run = document.getElementById("explored-run");
