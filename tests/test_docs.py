@@ -40,7 +40,7 @@ def write_files(page, folder):
 @pytest.mark.parametrize(
     ("page", "line"), [pytest.param(page, line, id=line) for page in PAGES for line in commands(page)]
 )
-def test_a_command_runs(page, line, command, tmp_path, image_folder):
+def test_a_command_runs(page, line, command, tmp_path, image_folder, undrawn):
     program, *arguments = shlex.split(line)
     if program == "make":
         makefile = (ROOT / "Makefile").read_text()

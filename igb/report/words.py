@@ -114,7 +114,8 @@ def _of_several(panel: Panel, threshold: float) -> str:
         sentences.append(f"{which} runs left that class{f', {_after(left, spe)}' if left else ''}.")
     free = [moment for number in biased if isinstance(moment := escapes[number], int)]
     if free and sorted(free) != sorted(left):
-        sentences.append(f"{len(free)} of {every} runs stay under {share(threshold)} in any class {_after(free, spe)}.")
+        which = f"{len(free)} of {len(biased)} runs"
+        sentences.append(f"{which} stay under {share(threshold)} in any class {_after(free, spe)}.")
     trapped = [number for number in range(every) if end[number] >= threshold]
     if trapped:
         at_end = _interval([end[number] for number in trapped])
