@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from igb import _checks
 from igb._checks import InputError
 from igb._paths import log_path, make_folder
@@ -14,7 +16,7 @@ from igb.report.landscape import loss_curves
 from igb.report.page import write_page
 from igb.report.regime import regime_maps
 from igb.report.runs import Run, find_runs, load_runs, some_runs, table_of
-from igb.report.settings import ALIGNMENTS, panels, swept
+from igb.report.settings import ALIGNMENTS, Panel, panels, swept
 from igb.report.summary import summarize, summarize_classes, summarize_settings
 
 __all__ = ["Run", "find_runs", "load_runs", "summarize", "summarize_classes", "summarize_settings", "write"]
@@ -50,10 +52,12 @@ def write(
     runs, left_out = some_runs(folders)
     runs, others = _of_the_same_classes(runs)
     shown, maps, curves = panels(runs, align), regime_maps(runs, threshold), loss_curves(runs)
-    notes = [f"left out: {reason}" for reason in left_out + others] + _notes(runs, align, threshold)
+    summary = summarize(runs, threshold)
+    notes = [f"left out: {reason}" for reason in left_out + others] + _notes(runs, shown, summary, align, threshold)
     if len(shown) > MOST_PANELS:
         notes.append(f"the figures have the first {MOST_PANELS} of {len(shown)} settings; the page has all")
-    summary = summarize(runs, threshold)
+    if len(swept(runs)) > 1 and not maps:
+        notes.append(f"there is no regime map: {', '.join(swept(runs))} were not swept over a grid")
     of_settings = summarize_settings(runs, threshold)
     of_classes = summarize_classes(runs)
     tables = {"summary": summary, "classes": of_classes}
@@ -107,7 +111,9 @@ def _of_the_same_classes(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     return kept, others
 
 
-def _notes(runs: Sequence[Run], align: str, threshold: float) -> list[str]:
+def _notes(
+    runs: Sequence[Run], shown: Sequence[Panel], summary: pd.DataFrame, align: str, threshold: float
+) -> list[str]:
     """What a reader must know of the runs that are shown."""
     notes = [f"unfinished: {run.label}: {run.unfinished}; see {log_path(run.folder)}" for run in runs if run.unfinished]
     classes = len(runs[0].class_names)
@@ -117,15 +123,12 @@ def _notes(runs: Sequence[Run], align: str, threshold: float) -> list[str]:
             "give a higher --threshold"
         )
     if align == "class":
-        favoured = summarize(runs).set_index(["batch_norm", "run"])["favoured_class"]
+        favoured = summary.set_index(["batch_norm", "run"])["favoured_class"]
         mixed = [
             panel.setting.label
-            for panel in panels(runs)
+            for panel in shown
             if favoured[panel.mode][[run.label for run in panel.runs]].nunique() > 1
         ]
         if mixed:
             notes.append(f"the seeds of {mixed[0]} favour different classes; --align favoured takes those together")
-    keys = swept(runs)
-    if len(keys) > 1 and not regime_maps(runs, threshold):
-        notes.append(f"there is no regime map: {', '.join(keys)} were not swept over a grid")
     return notes

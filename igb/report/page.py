@@ -12,6 +12,7 @@ import pandas as pd
 import yaml
 from markupsafe import Markup
 
+from igb._paths import replacing
 from igb.report import figures
 from igb.report.escape import Censored, grouped
 from igb.report.landscape import LossCurve, loss_curves
@@ -72,7 +73,8 @@ def write_page(
         data=data,
         loss_data=_json(_losses(curves)),
     )
-    path.write_text(text, encoding="utf-8")
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def thinned(steps: Sequence[int], points: int) -> list[int]:
