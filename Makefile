@@ -5,8 +5,12 @@ BIN := $(VENV)/bin
 # The newest sweep, for `make tensorboard`; any other, or all of multirun, can be given.
 DIR ?= $(or $(patsubst %/sweep.json,%,$(shell ls -t multirun/*/sweep.json multirun/*/*/sweep.json 2>/dev/null | head -1)),multirun)
 NAME := $(shell date +quickstart-%Y%m%d-%H%M%S)
+# The stages of docs/reproduction.md; where their runs go, and the folder of its tables and figures, the page beside it.
+STAGES := initialisation first_batches open_choices
+SWEEPS := multirun/reproduction
+PAGE := docs/reproduction
 
-.PHONY: run test test-faults test-slurm test-browser bench lint tensorboard
+.PHONY: run test test-faults test-slurm test-browser bench lint tensorboard reproduction reproduction-figures
 run: $(VENV)/installed
 	$(BIN)/igb --multirun experiment=quickstart loss=ce,bl,pz name=$(NAME)
 	$(BIN)/igb-report multirun/$(NAME)
@@ -25,6 +29,16 @@ test-browser: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.bench $(BENCH)
+
+reproduction: $(VENV)/installed
+	set -e; for stage in $(STAGES); do \
+	    $(BIN)/igb --multirun experiment=reproduction/$$stage hydra.sweep.dir=$(SWEEPS)/$$stage $(REPRODUCTION); \
+	done
+	$(BIN)/python -m reproduction.collect $(SWEEPS) $(PAGE)
+	$(BIN)/python -m reproduction.figures $(PAGE)
+
+reproduction-figures: $(VENV)/installed
+	$(BIN)/python -m reproduction.figures $(PAGE)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

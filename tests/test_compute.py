@@ -259,17 +259,16 @@ def test_a_subclass_of_resnet_is_not_folded():
     assert fold(Own(block, [1, 1, 1, 1], num_classes=10), torch.float32, IMAGES) is None
 
 
-@pytest.mark.parametrize("make", NETWORKS)
-def test_checkpoints_load_into_torchvision(make, tmp_path):
+def test_checkpoints_load_into_torchvision(tmp_path):
     """The same module tree and state_dict in both modes, with one input channel as the only difference."""
     weights = {}
     for name in ("exact", "fast"):
         folder = tiny_run(
-            tmp_path / name, f"compute={name}", f"model._target_=igb.networks.{make.__name__}", "trainer.max_steps=1",
-            "probe=log", "probe.images=10", "compute.threads=2",
+            tmp_path / name, f"compute={name}", "model._target_=igb.networks.resnet18", "trainer.max_steps=1",
+            "probe=log", "probe.images=10",
         )  # fmt: skip
         weights[name] = igb.load_network(folder).state_dict()
-    network = getattr(torchvision.models, make.__name__)(num_classes=10)
+    network = torchvision.models.resnet18(num_classes=10)
     network.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
     for state in weights.values():
         network.load_state_dict(state)
@@ -299,15 +298,13 @@ def test_fast_measures_what_exact_does():
     data.setup()
     data.test_images, data.test_labels = data.test_images[:200], data.test_labels[:200]
     images = data.scale(data.test_images)
-    largest = []
-    for seed in range(3):
+    for seed in range(2):
         network = initialization.build(lambda: networks.resnet50(10), initialization.replaced_conv1, seed)
         twins = fold(network, torch.float32, images), fold(network, torch.bfloat16, images), Autocast(network)
         exact, fast, autocast = (probability_and_accuracy(twin, data) for twin in twins)
-        largest.append(exact[0].max())
+        assert exact[0].max() < 0.8
         for ours, theirs in zip((fast - exact).abs().amax(1), (autocast - exact).abs().amax(1), strict=True):
             assert ours <= max(0.005, theirs)  # one image in twenty is 0.05
-    assert sum(value < 0.8 for value in largest) >= 2
 
 
 @needs_bfloat16

@@ -61,7 +61,9 @@ def test_a_command_runs(page, line, command, tmp_path, image_folder, undrawn):
             item for item in [*TINY, "trainer.max_steps=2"] if item.partition("=")[0].split(".")[0] not in own
         ]
         arguments = ["probe.images=20" if item.startswith("probe.images=") else item for item in arguments]
-        arguments = [",".join(item.split(",")[:2]) for item in arguments]  # two values of each swept key
+        swept = [item for item in arguments if "," in item]
+        for item in swept:  # two values of the first swept key, one of the others
+            arguments[arguments.index(item)] = ",".join(item.split(",")[: 2 if item == swept[0] else 1])
     status, output = command(*arguments, program=program)
     assert status == 0, output
     if "--config-dir" in arguments:

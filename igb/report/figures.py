@@ -127,7 +127,7 @@ def over_training(panels: Sequence[Panel], quantities: Mapping[str, str]) -> Fig
                         )
                 axes.axvline(1, color="0.4", linestyle="--", linewidth=0.8)
             row[0].set_ylabel(_title(panel))
-        _epoch_axis(grid[0, 0], first, last)
+        epoch_axis(grid[0, 0], first, last)
         for axes, title in zip(grid[0], quantities.values(), strict=True):
             axes.set_title(title, parse_math=True)
         for axes in grid[-1]:
@@ -290,7 +290,7 @@ def _heat_map(axes: Axes, one: RegimeMap, cells: Sequence[Sequence[Any]]) -> Non
     axes.tick_params(length=0)
 
 
-def _epoch_axis(axes: Axes, first: float, last: float) -> None:
+def epoch_axis(axes: Axes, first: float, last: float) -> None:
     """A log axis of epochs from "Init." to the last epoch."""
     ticks = epoch_ticks(first, last)
     axes.set_xscale("log")

@@ -1,0 +1,160 @@
+"""What docs/reproduction.md needs of the runs of its stages, as small CSV files.
+
+`python -m reproduction.collect multirun/reproduction docs/reproduction` reads the sweep of each stage, in the folder of
+its name, and writes into the other folder: `<stage>.csv`, a row for each run, batch-norm mode and probe;
+`<stage>_classes.csv`, one for each class too, for the stages whose classes are shown one by one; and `runs.csv`, a row
+for each run with its status and cost.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from igb._checks import InputError
+from igb.report.escape import favoured_order
+from igb.report.runs import Run, find_runs
+
+STAGES = {
+    "initialisation": False,
+    "first_batches": False,
+    "open_choices": False,
+}  # in their order, and whether the classes are shown one by one
+KEYS = {
+    "loss": "loss",
+    "init": "init",
+    "data.scaling": "scaling",
+    "optimizer.lr": "lr",
+    "optimizer.momentum": "momentum",
+    "loss.warmup_epochs": "warmup_epochs",
+    "compute": "compute",
+    "seed": "seed",
+}  # of the config, and their columns
+CLASS_QUANTITIES = ("probability", "accuracy", "gradient_share", "active_fraction")
+GUESSED = 0.5  # of the uniform share 1/C: a class with at least that guess fraction counts as guessed
+
+
+def collect(sweeps: Path, folder: Path) -> None:
+    """Write the tables of all stages that have runs in `sweeps` into `folder`.
+
+    A stage without a folder in `sweeps` keeps the tables it has. Raises InputError if there is none at all.
+    """
+    found = {stage: sweeps / stage for stage in STAGES if (sweeps / stage).is_dir()}
+    if not found:
+        raise InputError(f"{sweeps} holds none of the stages: {', '.join(STAGES)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = pd.read_csv(folder / "runs.csv") if (folder / "runs.csv").exists() else pd.DataFrame({"stage": []})
+    of_runs = [kept[~kept["stage"].isin(found)]]
+    for stage, sweep in found.items():
+        runs, left_out = find_runs([sweep])
+        print(f"{stage}: {len(runs)} runs, {len(left_out)} without a probe")
+        if not runs:
+            continue
+        of_runs.append(pd.DataFrame([{"stage": stage} | keys(run) | cost(run) for run in runs]))
+        of_runs.append(pd.DataFrame([{"stage": stage, "status": "not begun"}] * len(left_out)))
+        _write([(run, mode, over_probes(run, mode)) for run in runs for mode in run.modes], folder / f"{stage}.csv")
+        if STAGES[stage]:
+            classes = [(run, mode, of_classes(run, mode)) for run in runs for mode in run.modes]
+            _write(classes, folder / f"{stage}_classes.csv")
+    table = pd.concat([part for part in of_runs if len(part)], ignore_index=True)
+    order = table["stage"].map(list(STAGES).index)
+    table.iloc[np.argsort(order, kind="stable")].to_csv(folder / "runs.csv", index=False)
+
+
+def keys(run: Run) -> dict[str, object]:
+    """The choices that a run is known by."""
+    return {column: run.value(key) for key, column in KEYS.items()}
+
+
+def cost(run: Run) -> dict[str, object]:
+    """How a run ended and what it took; processor seconds are seconds times threads."""
+    seconds, threads = run.info.get("wall_seconds"), run.info["threads"]
+    return {
+        "status": run.info["status"],
+        "steps": int(run.metrics["step"].iloc[-1]),
+        "images": int(run.metrics["count"].iloc[: len(run.class_names)].sum()),
+        "precision": run.info["precision"],
+        "threads": threads,
+        "wall_seconds": seconds,
+    }
+
+
+def over_probes(run: Run, mode: str) -> pd.DataFrame:
+    """A row for each probe. `p` is p̄_k, and the favoured class that of docs/report.md.
+
+    largest_p, smallest_p, mean_p: over the classes; favoured_p, others_p: of the favoured class, and the largest of
+    the others; dominance: max_j G_j, and dominant the class; guessed: number of classes with G_j >= 1/(2C);
+    accuracy, worst_accuracy, favoured_accuracy, others_accuracy: mean and least over the classes, of the favoured
+    class, and the mean of the others; mean_loss: over all images; active: share of them with a gradient;
+    favoured_active: the same of the favoured class; favoured_share, dominant_share: part of the favoured class, and of
+    the one with the largest part, in the sum of the gradient norms.
+    """
+    guesses, p = run.table("guess_fraction", mode), run.table("probability", mode)
+    accuracy, share = run.table("accuracy", mode), run.table("gradient_share", mode)
+    active, count = run.table("active_fraction", mode), run.table("count", mode)
+    order = favoured_order(guesses, run.table("mean_probability", mode))
+    favoured = 0 if order is None else order[0]
+    classes = len(run.class_names)
+    return pd.DataFrame(
+        {
+            "epoch": p.index / run.steps_per_epoch,
+            "favoured": favoured,
+            "dominant": guesses.fillna(-1).idxmax(axis=1),
+            "largest_p": p.max(axis=1, skipna=False),
+            "smallest_p": p.min(axis=1, skipna=False),
+            "mean_p": p.mean(axis=1, skipna=False),
+            "favoured_p": p[favoured],
+            "others_p": p.drop(columns=favoured).max(axis=1, skipna=False),
+            "dominance": guesses.max(axis=1, skipna=False),
+            "guessed": (guesses >= GUESSED / classes).sum(axis=1),
+            "accuracy": accuracy.mean(axis=1, skipna=False),
+            "worst_accuracy": accuracy.min(axis=1, skipna=False),
+            "favoured_accuracy": accuracy[favoured],
+            "others_accuracy": accuracy.drop(columns=favoured).mean(axis=1, skipna=False),
+            "mean_loss": (run.table("loss", mode) * count).sum(axis=1, skipna=False) / count.sum(axis=1),
+            "active": (active * count).sum(axis=1) / count.sum(axis=1),
+            "favoured_active": active[favoured],
+            "favoured_share": share[favoured],
+            "dominant_share": share.max(axis=1),
+        }
+    ).reset_index()
+
+
+def of_classes(run: Run, mode: str) -> pd.DataFrame:
+    """A row for each probe and class, the favoured class first and the others by their initial guess fraction."""
+    order = favoured_order(run.table("guess_fraction", mode), run.table("mean_probability", mode))
+    rank = {k: place + 1 for place, k in enumerate(order or range(len(run.class_names)))}
+    columns = {name: run.table(name, mode).stack() for name in CLASS_QUANTITIES}
+    table = pd.DataFrame(columns).rename_axis(["step", "class"]).reset_index()
+    table.insert(1, "epoch", table["step"] / run.steps_per_epoch)
+    table.insert(3, "rank", table["class"].map(rank))
+    return table
+
+
+def _write(parts: Sequence[tuple[Run, str, pd.DataFrame]], file: Path) -> None:
+    """The tables of the runs under each other, with what each run is known by; five digits."""
+    tables = [table.assign(**{name: [value] * len(table) for name, value in keys(run).items()}, batch_norm=mode)
+              for run, mode, table in parts]  # fmt: skip
+    whole = pd.concat(tables, ignore_index=True)
+    known = [*KEYS.values(), "batch_norm"]
+    whole = whole[[*known, *whole.columns.drop(known)]].sort_values(known, kind="stable")
+    text = {name: whole[name].map("{:.5g}".format) for name in whole.columns.drop(known) if whole[name].dtype == float}
+    whole.assign(**text).to_csv(file, index=False)
+
+
+def main() -> None:
+    """Collect from the folder given."""
+    if len(sys.argv) != 3:
+        sys.exit(
+            "usage: python -m reproduction.collect SWEEPS TABLES (the stages' sweeps are read, their tables written)"
+        )
+    try:
+        collect(Path(sys.argv[1]), Path(sys.argv[2]))
+    except InputError as error:
+        sys.exit(f"igb: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,318 @@
+"""The figures and tables of docs/reproduction.md, from the CSV files beside it.
+
+`python -m reproduction.figures docs/reproduction` draws its figures and puts the tables into docs/reproduction.md, each
+between the line `<!-- table: NAME -->` and the next `<!-- end -->`.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from igb.folders import FINAL
+from igb.report.figures import COLOURS, DASHES, FIGURE_2, class_colours, epoch_axis, epochs_of
+from igb.report.figures import STYLE as REPORT_STYLE
+from igb.report.settings import mean_and_half_width
+from reproduction.collect import KEYS
+
+STYLE = REPORT_STYLE | {"text.parse_math": True}
+SCALINGS = ("standard", "unit", "symmetric", "raw")
+INITS = ("he", "torchvision", "replaced_conv1", "torch_default")
+MODES = {"running": "running statistics", "batch": "batch statistics"}
+NEAR_ONE = 0.9  # what "near 1" is taken to mean
+
+
+def initialisation(runs: pd.DataFrame) -> Figure:
+    """The largest p̄_k of each seed, over initialisers and input scalings, in both batch-norm modes."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 2.6), layout="constrained")
+        grid = figure.subplots(1, len(INITS), sharey=True)
+        jitter = np.linspace(-0.12, 0.12, runs["seed"].nunique())
+        for axes, init in zip(grid, INITS, strict=True):
+            for (mode, title), colour, offset in zip(MODES.items(), (COLOURS[0], COLOURS[6]), (-0.2, 0.2), strict=True):
+                for place, scaling in enumerate(SCALINGS):
+                    some = where(runs, init=init, scaling=scaling, batch_norm=mode)
+                    at = place + offset + jitter[: len(some)]
+                    axes.scatter(at, some["largest_p"], s=6, color=colour, linewidth=0, alpha=0.7, label=title)
+            axes.axhline(0.1, color="0.4", linestyle=":", linewidth=0.8)
+            axes.set_xticks(range(len(SCALINGS)), SCALINGS, rotation=30, ha="right", rotation_mode="anchor")
+            axes.set(title=init, ylim=(0, 1.03))
+        grid[0].set_ylabel(r"largest $\bar{p}_k$ at initialisation")
+        handles = [
+            Line2D([], [], marker="o", linestyle="", markersize=3, color=colour, label=title)
+            for title, colour in zip(MODES.values(), (COLOURS[0], COLOURS[6]), strict=True)
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def initialisation_table(runs: pd.DataFrame) -> str:
+    """The same in numbers: median and range over the seeds."""
+    rows = []
+    for init in INITS:
+        for scaling in SCALINGS:
+            cell = where(runs, init=init, scaling=scaling)
+            if cell.empty:
+                continue
+            running, batch = (cell[cell["batch_norm"] == mode] for mode in MODES)
+            rows.append(
+                [
+                    f"`{init}`",
+                    scaling,
+                    _range(running["largest_p"]),
+                    f"{(running['largest_p'] > NEAR_ONE).sum()} of {len(running)}",
+                    _range(running["dominance"]),
+                    _range(batch["largest_p"]),
+                    _range(batch["dominance"]),
+                ]
+            )
+    head = ["init", "scaling", "largest p̄_k", f"seeds above {NEAR_ONE:g}", "dominance", "batch: largest p̄_k",
+            "batch: dominance"]  # fmt: skip
+    return markdown(head, rows)
+
+
+def first_batches(runs: pd.DataFrame) -> Figure:
+    """What moves in the first batches: learning rate 0 above, the default below; both batch-norm modes."""
+    shown = {
+        "largest_p": (r"largest $\bar{p}_k$", COLOURS[0], "-"),
+        "smallest_p": (r"smallest $\bar{p}_k$", COLOURS[1], "-"),
+        "dominance": ("dominance", COLOURS[6], (0, (4, 1.2))),
+        "accuracy": ("mean accuracy", COLOURS[3], (0, (1, 1))),
+    }
+    rates = sorted(runs["lr"].unique())
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 1.2 + 1.7 * len(rates)), layout="constrained")
+        grid = figure.subplots(len(rates), 2, sharex=True, sharey=True, squeeze=False)
+        for row, lr in zip(grid, rates, strict=True):
+            for axes, mode in zip(row, MODES, strict=True):
+                some = where(runs, lr=lr, batch_norm=mode)
+                for quantity, (title, colour, dashes) in shown.items():
+                    _over_seeds(axes, some, quantity, color=colour, linestyle=dashes, label=title)
+                axes.set_title(f"learning rate {lr:g}, {MODES[mode]}")
+                axes.axhline(0.1, color="0.4", linestyle=":", linewidth=0.8)
+        _step_axis(grid[0, 0], int(runs["step"].max()))
+        grid[0, 0].set_ylim(-0.02, 1.02)
+        for axes in grid[-1]:
+            axes.set_xlabel("batches (log scale)")
+        handles = grid[0, 0].get_legend_handles_labels()[0]
+        figure.legend(
+            handles=handles,
+            loc="outside lower center",
+            ncols=4,
+            frameon=False,
+            title=f"mean and 95 % interval over {runs['seed'].nunique()} seeds",
+        )
+    return figure
+
+
+def first_batches_table(runs: pd.DataFrame) -> str:
+    """Mean and 95 % interval over seeds after some batches."""
+    rows = []
+    for (lr, mode), some in runs.groupby(["lr", "batch_norm"], sort=False):
+        for quantity, title in {"largest_p": "largest p̄_k", "dominance": "dominance", "accuracy": "accuracy"}.items():
+            values = [_interval(some.loc[some["step"] == step, quantity]) for step in FIRST_STEPS]
+            rows.append([f"{lr:g}", str(mode), title, *values])
+    return markdown(["learning rate", "statistics", "", *(f"after {step}" for step in FIRST_STEPS)], rows)
+
+
+FIRST_STEPS = (0, 1, 2, 5, 10, 100)
+
+
+def open_choices(runs: pd.DataFrame) -> Figure:
+    """How the runs of the grid stand at their last probe: a map for each measure, initialisers and losses down."""
+    end = last_probe(runs)
+    rates, momenta, inits = (sorted(end[key].unique()) for key in ("lr", "momentum", "init"))
+    rows = [(loss, init) for init in inits for loss in LOSSES]
+    columns = [(momentum, lr) for momentum in momenta for lr in rates]
+    with mpl.rc_context(STYLE):
+        across = 2
+        figure = Figure(figsize=(7.4, 0.5 + (0.5 + 0.24 * len(rows)) * len(MAPS) / across), layout="constrained")
+        grid = figure.subplots(len(MAPS) // across, across, sharex=True, sharey=True)
+        for axes, (measure, title) in zip(grid.flat, MAPS.items(), strict=True):
+            for y, (loss, init) in enumerate(rows):
+                for x, (momentum, lr) in enumerate(columns):
+                    some = where(end, loss=loss, init=init, lr=lr, momentum=momentum)
+                    if len(some):
+                        _cell(axes, x, y, measure, float(some[measure].mean()))
+            axes.set(title=title, xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
+            axes.set_xticks(range(len(columns)), [f"{lr:g}" for _, lr in columns], rotation=45, ha="right")
+            axes.set_yticks(range(len(rows)), [f"{loss}, {init}" for loss, init in rows])
+            axes.spines[:].set_visible(False)
+            axes.tick_params(length=0)
+        for axes in grid[-1]:
+            axes.set_xlabel("learning rate: " + " | ".join(f"momentum {momentum:g}" for momentum in momenta))
+    return figure
+
+
+def where(table: pd.DataFrame, **values: object) -> pd.DataFrame:
+    """The rows that have these values in these columns."""
+    return table[np.logical_and.reduce([table[column] == value for column, value in values.items()])]
+
+
+def last_probe(runs: pd.DataFrame) -> pd.DataFrame:
+    """The row of each run's last probe, with `lead`, p̄_f less the largest other p̄_k."""
+    end = runs.loc[runs.groupby([*KEYS.values(), "batch_norm"], sort=False)["step"].idxmax()]
+    return end.assign(lead=end["favoured_p"] - end["others_p"])
+
+
+LOSSES = ("ce", "bl_detached", "bl", "pz")
+MAPS = {
+    "dominance": "dominance",
+    "guessed": "classes guessed",
+    "accuracy": "mean accuracy",
+    "lead": r"$\bar{p}_f$ less the largest other $\bar{p}_k$",
+}
+
+
+def stages(runs: pd.DataFrame) -> str:
+    """What was run for each stage, how much of it is finished, and what it cost."""
+    rows = []
+    for stage, some in runs.groupby("stage", sort=False):
+        finished = some["status"].isin(FINAL)
+        hours = (some["wall_seconds"] * some["threads"]).sum() / 3600
+        precision = ", ".join(some["precision"].dropna().unique())
+        images = ", ".join(f"{number:,.0f}" for number in some["images"].dropna().unique())
+        longest = some["steps"].max()
+        rows.append(
+            [f"`{stage}`", f"{finished.sum()} of {len(some)}", f"{longest:,.0f}", images, precision, f"{hours:.1f}"]
+        )
+    hours = (runs["wall_seconds"] * runs["threads"]).sum() / 3600
+    rows.append(["all", f"{runs['status'].isin(FINAL).sum()} of {len(runs)}", "", "", "", f"{hours:.1f}"])
+    return markdown(["stage", "runs finished", "steps", "images a probe", "precision", "processor hours"], rows)
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def fill(page: str, tables: dict[str, str]) -> str:
+    """The page with each table between its markers; raises KeyError for a marker that has no table."""
+
+    def replace(found: re.Match[str]) -> str:
+        return f"{found[1]}\n{tables[found[2]]}\n<!-- end -->"
+
+    return re.sub(r"(<!-- table: (\w+) -->)\n.*?<!-- end -->", replace, page, flags=re.DOTALL)
+
+
+def _cell(axes: Axes, x: int, y: int, measure: str, value: float) -> None:
+    """A square of a map with its value; bright is free of the bias."""
+    place = {"dominance": 1 - value, "guessed": value / 10, "accuracy": 2 * value, "lead": 1 - abs(value)}[measure]
+    text = f"{value:.0f}" if measure == "guessed" else f"{value:.2f}"
+    if not np.isfinite(value):
+        place, text = 0.0, "-"
+    rgb = mpl.colormaps["viridis"](min(max(place, 0.0), 1.0))[:3]
+    axes.bar(x, 1, 1, bottom=y - 0.5, color=rgb, edgecolor="white", linewidth=0.5)
+    axes.text(x, y, text, color="black" if sum(rgb) > 1.5 else "white", ha="center", va="center", fontsize=5.5)
+
+
+def _over_seeds(axes: Axes, runs: pd.DataFrame, quantity: str, **style: Any) -> None:
+    """A line of the mean over seeds, with its 95 % interval; initialisation is set off to the left."""
+    table = runs.pivot(index="seed", columns="step", values=quantity)
+    values = table.to_numpy(dtype=float)
+    mean, half = mean_and_half_width(values, np.isfinite(values))
+    at = np.where(table.columns == 0, 1 / 3, table.columns)
+    axes.plot(at, mean, linewidth=1.2, **style)
+    axes.fill_between(at, mean - half, mean + half, color=style["color"], alpha=0.15, linewidth=0)
+
+
+def _step_axis(axes: Axes, last: int) -> None:
+    axes.set_xscale("log")
+    ticks = [step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if step <= last]
+    axes.set_xticks([1 / 3, *ticks], ["Init.", *map(str, ticks)])
+    axes.minorticks_off()
+    axes.set_xlim(0.27, last * 1.1)
+
+
+def _range(values: "pd.Series[float]") -> str:
+    """Median, and least to most."""
+    return f"{values.median():.2f} ({values.min():.2f} to {values.max():.2f})"
+
+
+def _interval(values: "pd.Series[float]") -> str:
+    """Mean ± half the width of its 95 % interval."""
+    if values.empty:
+        return "-"
+    mean, half = mean_and_half_width(values.to_numpy(dtype=float)[:, None], np.ones((len(values), 1), dtype=bool))
+    return f"{mean.item():.2f}" + (f" ± {half.item():.2f}" if len(values) > 1 else "")
+
+
+def figure_2(classes: pd.DataFrame) -> Figure:
+    """Probability and accuracy of each class over training, in the paper's layout; a row for each loss, one seed."""
+    seed = classes["seed"].min()
+    some = where(classes, seed=seed, batch_norm="running")
+    losses = [loss for loss in LOSSES if loss in set(some["loss"])]
+    colours = class_colours(some["class"].nunique())
+    first = some.loc[some["step"] == 1, "epoch"].min()
+    steps_per_epoch = round(1 / first)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 1.0 + 1.6 * len(losses)), layout="constrained")
+        grid = figure.subplots(len(losses), len(FIGURE_2), sharex=True, sharey=True, squeeze=False)
+        for row, loss in zip(grid, losses, strict=True):
+            of_loss = some[some["loss"] == loss]
+            for axes, quantity in zip(row, FIGURE_2, strict=True):
+                table = of_loss.pivot(index="step", columns="class", values=quantity)
+                at = epochs_of(list(table.index), steps_per_epoch, first)
+                favoured = of_loss.loc[of_loss["rank"] == 1, "class"].iloc[0]
+                for k, colour in enumerate(colours):
+                    width = 2.0 if k == favoured else 0.9
+                    axes.plot(at, table[k], color=colour, linestyle=DASHES[k % 2], linewidth=width, label=str(k))
+                axes.axvline(1, color="0.4", linestyle="--", linewidth=0.8)
+            row[0].set_ylabel(loss)
+        epoch_axis(grid[0, 0], first, some["epoch"].max())
+        for axes, heading in zip(grid[0], FIGURE_2.values(), strict=True):
+            axes.set_title(heading)
+        for axes in grid[-1]:
+            axes.set_xlabel("epochs (log scale)")
+        handles = grid[0, 0].get_legend_handles_labels()[0]
+        figure.legend(handles=handles, loc="outside lower center", ncols=10, frameon=False,
+                      title=f"class; the thick line is the class favoured at initialisation (seed {seed})")  # fmt: skip
+    return figure
+
+
+def rebuild(folder: Path) -> None:
+    """Draw the figures for which `folder` has the tables, and fill those of the page beside it, if there is one."""
+    for name, (file, draw) in FIGURES.items():
+        if (folder / f"{file}.csv").exists():
+            figure = draw(pd.read_csv(folder / f"{file}.csv"))
+            with mpl.rc_context(STYLE):
+                figure.savefig(folder / f"{name}.png", dpi=150)
+    page = folder.with_suffix(".md")
+    if page.exists():
+        page.write_text(fill(page.read_text(), tables(folder)))
+
+
+def tables(folder: Path) -> dict[str, str]:
+    """The tables of the page, as far as `folder` has their CSV files."""
+    return {
+        name: tabulate(pd.read_csv(folder / f"{file}.csv"))
+        for name, (file, tabulate) in TABLES.items()
+        if (folder / f"{file}.csv").exists()
+    }
+
+
+FIGURES: dict[str, tuple[str, Callable[[pd.DataFrame], Figure]]] = {
+    "initialisation": ("initialisation", initialisation),
+    "first_batches": ("first_batches", first_batches),
+    "open_choices": ("open_choices", open_choices),
+    "long_run": ("long_run_classes", figure_2),
+}  # the picture, and the CSV file that it is drawn from
+TABLES: dict[str, tuple[str, Callable[[pd.DataFrame], str]]] = {
+    "initialisation": ("initialisation", initialisation_table),
+    "first_batches": ("first_batches", first_batches_table),
+    "stages": ("runs", stages),
+}
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m reproduction.figures TABLES")
+    rebuild(Path(sys.argv[1]))

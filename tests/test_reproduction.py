@@ -1,0 +1,100 @@
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from igb._paths import config_folder
+from igb.report.runs import find_runs
+from reproduction import figures
+from reproduction.collect import KEYS, STAGES, collect, of_classes, over_probes
+from tests.conftest import TINY, tiny_run
+
+ROOT = config_folder().parent
+FOLDER = ROOT / "docs" / "reproduction"
+SHORT = ["trainer.max_steps=12", "probe.images=100", "seed=0,1", "init=he"]
+OWN = {
+    "initialisation": ["data.scaling=standard,raw"],
+    "open_choices": ["loss=ce,pz", "optimizer.lr=0.001", "optimizer.momentum=0.0,0.9", "seed=0"],
+}
+
+
+@pytest.fixture(scope="module")
+def pz(tmp_path_factory):
+    """A run under PZ, whose matrices say independently what its tables should."""
+    folder = tiny_run(tmp_path_factory.mktemp("pz") / "run", "loss=pz", "trainer.max_steps=30", "optimizer.lr=0.1")
+    ((run,), _) = find_runs([folder])
+    return run
+
+
+def test_every_stage_is_a_sweep_and_every_sweep_a_stage():
+    files = (ROOT / "conf" / "experiment" / "reproduction").glob("*.yaml")
+    assert {file.stem for file in files} == set(STAGES)
+    assert f"\nSTAGES := {' '.join(STAGES)}\n" in (ROOT / "Makefile").read_text()
+
+
+def test_rows_of_probes_are_views_of_the_matrices(pz):
+    table = over_probes(pz, "running").set_index("step")
+    saved = np.load(pz.folder / "matrices.npz")
+    favoured = int(np.argmax(saved["prediction"][0].mean(axis=0)))
+    assert set(table["favoured"]) == {favoured}
+    for step, probability, prediction in zip(saved["step"], saved["probability"], saved["prediction"], strict=True):
+        row = table.loc[step]
+        count = pz.table("count", "running").loc[step].to_numpy()
+        guesses = (prediction * count[:, None]).sum(axis=0) / count.sum()
+        p, accuracy = np.diag(probability), np.diag(prediction)
+        others = np.arange(len(p)) != favoured
+        assert row["largest_p"] == pytest.approx(p.max())
+        assert row["favoured_p"] == pytest.approx(p[favoured])
+        assert row["others_p"] == pytest.approx(p[others].max())
+        assert row["dominance"] == pytest.approx(guesses.max())
+        assert row["dominant"] == guesses.argmax()
+        assert row["guessed"] == (guesses >= 0.05).sum()
+        assert row["others_accuracy"] == pytest.approx(accuracy[others].mean())
+        assert 0 <= row["favoured_share"] <= row["dominant_share"] <= 1
+
+
+def test_rows_of_classes_have_the_favoured_class_first(pz):
+    table = of_classes(pz, "running")
+    first = table[table["rank"] == 1]
+    assert first["class"].nunique() == 1
+    merged = first.merge(over_probes(pz, "running"), on="step")
+    assert (merged["class"] == merged["favoured"]).all()
+    assert merged["probability"].to_numpy() == pytest.approx(merged["favoured_p"].to_numpy())
+    assert table.groupby("step")["rank"].apply(sorted).map(lambda ranks: ranks == list(range(1, 11))).all()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_runs_and_is_collected_and_drawn(stage, command, tmp_path):
+    folder = f"hydra.sweep.dir={tmp_path}/sweeps/{stage}"
+    own = [*TINY, *SHORT, *OWN.get(stage, [])]
+    status, output = command("--multirun", f"experiment=reproduction/{stage}", folder, *own)
+    assert status == 0, output
+    collect(tmp_path / "sweeps", tmp_path / "page")
+    table = pd.read_csv(tmp_path / "page" / f"{stage}.csv")
+    runs = pd.read_csv(tmp_path / "page" / "runs.csv")
+    assert set(runs["status"]) == {"completed"}
+    assert len(runs) == len(table.groupby(list(KEYS.values())))
+    wanted = [name for name, (file, _) in figures.TABLES.items() if file in (stage, f"{stage}_classes")]
+    page = tmp_path / "page.md"
+    page.write_text("".join(f"<!-- table: {name} -->\n<!-- end -->\n" for name in [*wanted, "stages"]))
+    figures.rebuild(tmp_path / "page")
+    assert page.read_text().count("\n| --- |") == len(wanted) + 1
+    for name, (file, _) in figures.FIGURES.items():
+        assert (tmp_path / "page" / f"{name}.png").exists() == (file in (stage, f"{stage}_classes"))
+
+
+def test_the_page_has_the_tables_of_its_csv_files():
+    page = FOLDER.with_suffix(".md").read_text()
+    tables = figures.tables(FOLDER)
+    assert figures.fill(page, tables) == page
+    assert set(re.findall(r"<!-- table: (\w+) -->", page)) == set(tables)
+
+
+def test_a_stage_that_was_not_run_again_keeps_its_tables(tmp_path):
+    for stage in ("initialisation", "first_batches"):
+        tiny_run(tmp_path / "sweeps" / stage / "run", "trainer.max_epochs=0")
+        collect(tmp_path / "sweeps", tmp_path / "page")
+        (tmp_path / "sweeps" / stage).rename(tmp_path / stage)
+    assert list(pd.read_csv(tmp_path / "page" / "runs.csv")["stage"]) == ["initialisation", "first_batches"]
+    assert (tmp_path / "page" / "initialisation.csv").exists()
