@@ -1,5 +1,6 @@
 """The data sources igb offers: CIFAR-10, scikit-learn's digits, and a folder of images."""
 
+import functools
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -74,17 +75,7 @@ class Digits(ImageData):
 
     def decode(self) -> Images:
         """Take the digits from scikit-learn and split them."""
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
-
-        digits = load_digits()
-        images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-        train, test = train_test_split(np.arange(len(images)), test_size=360, stratify=digits.target, random_state=0)
-        arrays: dict[str, np.ndarray] = {}
-        for name, index in (("train", train), ("test", test)):
-            resized = (grayscale(Image.fromarray(image), self.image_size) for image in images[index])
-            arrays |= _arrays(name, resized, digits.target[index])
-        return Images(**arrays)
+        return _digits(self.image_size)
 
 
 class ImageFolder(ImageData):
@@ -148,3 +139,18 @@ class ImageFolder(ImageData):
 
 def _arrays(split: str, images: Iterable[np.ndarray], labels: Any) -> dict[str, np.ndarray]:
     return {f"{split}_images": np.stack(list(images)), f"{split}_labels": np.asarray(labels, dtype=np.int64)}
+
+
+@functools.cache  # the runs of a sweep share a process
+def _digits(image_size: int) -> Images:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    train, test = train_test_split(np.arange(len(images)), test_size=360, stratify=digits.target, random_state=0)
+    arrays: dict[str, np.ndarray] = {}
+    for name, index in (("train", train), ("test", test)):
+        resized = (grayscale(Image.fromarray(image), image_size) for image in images[index])
+        arrays |= _arrays(name, resized, digits.target[index])
+    return Images(**arrays)
