@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 # The newest sweep, for `make tensorboard`; any other, or all of multirun, can be given.
 DIR ?= $(or $(patsubst %/sweep.json,%,$(shell ls -t multirun/*/sweep.json multirun/*/*/sweep.json 2>/dev/null | head -1)),multirun)
 NAME := $(shell date +quickstart-%Y%m%d-%H%M%S)
-# The stages of docs/reproduction.md; where their runs go, and the folder of its tables and figures, the page beside it.
+# The stages of docs/reproduction.md, where their runs go, the folder of its tables and figures, and who has them.
 STAGES := initialisation first_batches open_choices
 SWEEPS := multirun/reproduction
-PAGE := docs/reproduction
+TABLES := docs/reproduction
+PAGES := docs/reproduction.md
 
 .PHONY: run test test-faults test-slurm test-browser bench lint tensorboard reproduction reproduction-figures
 run: $(VENV)/installed
@@ -34,11 +35,11 @@ reproduction: $(VENV)/installed
 	set -e; for stage in $(STAGES); do \
 	    $(BIN)/igb --multirun experiment=reproduction/$$stage hydra.sweep.dir=$(SWEEPS)/$$stage $(REPRODUCTION); \
 	done
-	$(BIN)/python -m reproduction.collect $(SWEEPS) $(PAGE)
-	$(BIN)/python -m reproduction.figures $(PAGE)
+	$(BIN)/python -m reproduction.collect $(SWEEPS) $(TABLES)
+	$(BIN)/python -m reproduction.figures $(TABLES) $(PAGES)
 
 reproduction-figures: $(VENV)/installed
-	$(BIN)/python -m reproduction.figures $(PAGE)
+	$(BIN)/python -m reproduction.figures $(TABLES) $(PAGES)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -1,12 +1,11 @@
-"""The figures and tables of docs/reproduction.md, from the CSV files beside it.
+"""The figures of docs/reproduction.md, from the CSV files of its stages.
 
-`python -m reproduction.figures docs/reproduction` draws its figures and puts the tables into docs/reproduction.md, each
-between the line `<!-- table: NAME -->` and the next `<!-- end -->`.
+`python -m reproduction.figures docs/reproduction docs/reproduction.md README.md` draws them into that folder and fills
+in the tables of the pages, each between the line `<!-- table: NAME -->` and the next `<!-- end -->`.
 """
 
-import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from igb.folders import FINAL
 from igb.report.figures import COLOURS, DASHES, FIGURE_2, class_colours, epoch_axis, epochs_of
 from igb.report.figures import STYLE as REPORT_STYLE
 from igb.report.settings import mean_and_half_width
-from reproduction.collect import KEYS
+from reproduction.tables import INITS, MODES, SCALINGS, filled, last_probe, where
 
 STYLE = REPORT_STYLE | {"text.parse_math": True}
-SCALINGS = ("standard", "unit", "symmetric", "raw")
-INITS = ("he", "torchvision", "replaced_conv1", "torch_default")
-MODES = {"running": "running statistics", "batch": "batch statistics"}
-NEAR_ONE = 0.9  # what "near 1" is taken to mean
 
 
 def initialisation(runs: pd.DataFrame) -> Figure:
@@ -52,31 +46,6 @@ def initialisation(runs: pd.DataFrame) -> Figure:
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     return figure
-
-
-def initialisation_table(runs: pd.DataFrame) -> str:
-    """The same in numbers: median and range over the seeds."""
-    rows = []
-    for init in INITS:
-        for scaling in SCALINGS:
-            cell = where(runs, init=init, scaling=scaling)
-            if cell.empty:
-                continue
-            running, batch = (cell[cell["batch_norm"] == mode] for mode in MODES)
-            rows.append(
-                [
-                    f"`{init}`",
-                    scaling,
-                    _range(running["largest_p"]),
-                    f"{(running['largest_p'] > NEAR_ONE).sum()} of {len(running)}",
-                    _range(running["dominance"]),
-                    _range(batch["largest_p"]),
-                    _range(batch["dominance"]),
-                ]
-            )
-    head = ["init", "scaling", "largest p̄_k", f"seeds above {NEAR_ONE:g}", "dominance", "batch: largest p̄_k",
-            "batch: dominance"]  # fmt: skip
-    return markdown(head, rows)
 
 
 def first_batches(runs: pd.DataFrame) -> Figure:
@@ -113,19 +82,6 @@ def first_batches(runs: pd.DataFrame) -> Figure:
     return figure
 
 
-def first_batches_table(runs: pd.DataFrame) -> str:
-    """Mean and 95 % interval over seeds after some batches."""
-    rows = []
-    for (lr, mode), some in runs.groupby(["lr", "batch_norm"], sort=False):
-        for quantity, title in {"largest_p": "largest p̄_k", "dominance": "dominance", "accuracy": "accuracy"}.items():
-            values = [_interval(some.loc[some["step"] == step, quantity]) for step in FIRST_STEPS]
-            rows.append([f"{lr:g}", str(mode), title, *values])
-    return markdown(["learning rate", "statistics", "", *(f"after {step}" for step in FIRST_STEPS)], rows)
-
-
-FIRST_STEPS = (0, 1, 2, 5, 10, 100)
-
-
 def open_choices(runs: pd.DataFrame) -> Figure:
     """How the runs of the grid stand at their last probe: a map for each measure, initialisers and losses down."""
     end = last_probe(runs)
@@ -152,17 +108,6 @@ def open_choices(runs: pd.DataFrame) -> Figure:
     return figure
 
 
-def where(table: pd.DataFrame, **values: object) -> pd.DataFrame:
-    """The rows that have these values in these columns."""
-    return table[np.logical_and.reduce([table[column] == value for column, value in values.items()])]
-
-
-def last_probe(runs: pd.DataFrame) -> pd.DataFrame:
-    """The row of each run's last probe, with `lead`, p̄_f less the largest other p̄_k."""
-    end = runs.loc[runs.groupby([*KEYS.values(), "batch_norm"], sort=False)["step"].idxmax()]
-    return end.assign(lead=end["favoured_p"] - end["others_p"])
-
-
 LOSSES = ("ce", "bl_detached", "bl", "pz")
 MAPS = {
     "dominance": "dominance",
@@ -170,38 +115,6 @@ MAPS = {
     "accuracy": "mean accuracy",
     "lead": r"$\bar{p}_f$ less the largest other $\bar{p}_k$",
 }
-
-
-def stages(runs: pd.DataFrame) -> str:
-    """What was run for each stage, how much of it is finished, and what it cost."""
-    rows = []
-    for stage, some in runs.groupby("stage", sort=False):
-        finished = some["status"].isin(FINAL)
-        hours = (some["wall_seconds"] * some["threads"]).sum() / 3600
-        precision = ", ".join(some["precision"].dropna().unique())
-        images = ", ".join(f"{number:,.0f}" for number in some["images"].dropna().unique())
-        longest = some["steps"].max()
-        rows.append(
-            [f"`{stage}`", f"{finished.sum()} of {len(some)}", f"{longest:,.0f}", images, precision, f"{hours:.1f}"]
-        )
-    hours = (runs["wall_seconds"] * runs["threads"]).sum() / 3600
-    rows.append(["all", f"{runs['status'].isin(FINAL).sum()} of {len(runs)}", "", "", "", f"{hours:.1f}"])
-    return markdown(["stage", "runs finished", "steps", "images a probe", "precision", "processor hours"], rows)
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def fill(page: str, tables: dict[str, str]) -> str:
-    """The page with each table between its markers; raises KeyError for a marker that has no table."""
-
-    def replace(found: re.Match[str]) -> str:
-        return f"{found[1]}\n{tables[found[2]]}\n<!-- end -->"
-
-    return re.sub(r"(<!-- table: (\w+) -->)\n.*?<!-- end -->", replace, page, flags=re.DOTALL)
 
 
 def _cell(axes: Axes, x: int, y: int, measure: str, value: float) -> None:
@@ -231,19 +144,6 @@ def _step_axis(axes: Axes, last: int) -> None:
     axes.set_xticks([1 / 3, *ticks], ["Init.", *map(str, ticks)])
     axes.minorticks_off()
     axes.set_xlim(0.27, last * 1.1)
-
-
-def _range(values: "pd.Series[float]") -> str:
-    """Median, and least to most."""
-    return f"{values.median():.2f} ({values.min():.2f} to {values.max():.2f})"
-
-
-def _interval(values: "pd.Series[float]") -> str:
-    """Mean ± half the width of its 95 % interval."""
-    if values.empty:
-        return "-"
-    mean, half = mean_and_half_width(values.to_numpy(dtype=float)[:, None], np.ones((len(values), 1), dtype=bool))
-    return f"{mean.item():.2f}" + (f" ± {half.item():.2f}" if len(values) > 1 else "")
 
 
 def figure_2(classes: pd.DataFrame) -> Figure:
@@ -279,40 +179,25 @@ def figure_2(classes: pd.DataFrame) -> Figure:
     return figure
 
 
-def rebuild(folder: Path) -> None:
-    """Draw the figures for which `folder` has the tables, and fill those of the page beside it, if there is one."""
-    for name, (file, draw) in FIGURES.items():
-        if (folder / f"{file}.csv").exists():
-            figure = draw(pd.read_csv(folder / f"{file}.csv"))
-            with mpl.rc_context(STYLE):
-                figure.savefig(folder / f"{name}.png", dpi=150)
-    page = folder.with_suffix(".md")
-    if page.exists():
-        page.write_text(fill(page.read_text(), tables(folder)))
-
-
-def tables(folder: Path) -> dict[str, str]:
-    """The tables of the page, as far as `folder` has their CSV files."""
-    return {
-        name: tabulate(pd.read_csv(folder / f"{file}.csv"))
-        for name, (file, tabulate) in TABLES.items()
-        if (folder / f"{file}.csv").exists()
-    }
-
-
 FIGURES: dict[str, tuple[str, Callable[[pd.DataFrame], Figure]]] = {
     "initialisation": ("initialisation", initialisation),
     "first_batches": ("first_batches", first_batches),
     "open_choices": ("open_choices", open_choices),
     "long_run": ("long_run_classes", figure_2),
 }  # the picture, and the CSV file that it is drawn from
-TABLES: dict[str, tuple[str, Callable[[pd.DataFrame], str]]] = {
-    "initialisation": ("initialisation", initialisation_table),
-    "first_batches": ("first_batches", first_batches_table),
-    "stages": ("runs", stages),
-}
+
+
+def draw(folder: Path) -> None:
+    """Draw the figures for which `folder` has the CSV files, into it."""
+    for name, (file, figure_of) in FIGURES.items():
+        if (folder / f"{file}.csv").exists():
+            with mpl.rc_context(STYLE):
+                figure_of(pd.read_csv(folder / f"{file}.csv")).savefig(folder / f"{name}.png", dpi=150)
+
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m reproduction.figures TABLES")
-    rebuild(Path(sys.argv[1]))
+    if len(sys.argv) < 2:
+        sys.exit("usage: python -m reproduction.figures FOLDER [PAGE ...]")
+    draw(Path(sys.argv[1]))
+    for page in map(Path, sys.argv[2:]):
+        page.write_text(filled(page, Path(sys.argv[1])))

@@ -1,0 +1,195 @@
+"""The tables of docs/reproduction.md, from the CSV files of its stages."""
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from igb.folders import FINAL
+from igb.report.settings import mean_and_half_width
+from reproduction.collect import KEYS
+
+SCALINGS = ("standard", "unit", "symmetric", "raw")
+INITS = ("he", "torchvision", "replaced_conv1", "torch_default")
+MODES = {"running": "running statistics", "batch": "batch statistics"}
+NEAR_ONE = 0.9  # what "near 1" is taken to mean
+FIRST_STEPS = (0, 1, 2, 5, 10, 100)
+FIGURE = "{folder}"  # stands for the folder of the figures until a page is filled in
+
+Frames = Mapping[str, pd.DataFrame]  # the CSV files by their names
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a claim: `number` gives what decides it, from the CSV files in `needs`."""
+
+    claim: str
+    verdict: str
+    needs: tuple[str, ...]
+    number: Callable[[Frames], str]
+    figure: str
+
+
+def verdicts(frames: Frames) -> str:
+    """The table of claims, as far as their runs are there."""
+    rows = [
+        [one.claim, one.verdict, one.number(frames), f"[figure]({FIGURE}/{one.figure}.png)"]
+        for one in VERDICTS
+        if set(one.needs) <= set(frames)
+    ]
+    return markdown(["claim", "verdict", "number", ""], rows)
+
+
+def initialisation(frames: Frames) -> str:
+    """Largest p̄_k and dominance at initialisation: median and range over the seeds."""
+    runs = frames["initialisation"]
+    rows = []
+    for init in INITS:
+        for scaling in SCALINGS:
+            cell = where(runs, init=init, scaling=scaling)
+            if cell.empty:
+                continue
+            running, batch = (cell[cell["batch_norm"] == mode] for mode in MODES)
+            rows.append(
+                [
+                    f"`{init}`",
+                    scaling,
+                    _range(running["largest_p"]),
+                    f"{(running['largest_p'] > NEAR_ONE).sum()} of {len(running)}",
+                    _range(running["dominance"]),
+                    _range(batch["largest_p"]),
+                    _range(batch["dominance"]),
+                ]
+            )
+    head = ["init", "scaling", "largest p̄_k", f"seeds above {NEAR_ONE:g}", "dominance", "batch: largest p̄_k",
+            "batch: dominance"]  # fmt: skip
+    return markdown(head, rows)
+
+
+def first_batches(frames: Frames) -> str:
+    """Mean and 95 % interval over seeds after some batches."""
+    runs = frames["first_batches"]
+    rows = []
+    for (lr, mode), some in runs.groupby(["lr", "batch_norm"], sort=False):
+        for quantity, title in {"largest_p": "largest p̄_k", "dominance": "dominance", "accuracy": "accuracy"}.items():
+            values = [_interval(some.loc[some["step"] == step, quantity]) for step in FIRST_STEPS]
+            rows.append([f"{lr:g}", str(mode), title, *values])
+    return markdown(["learning rate", "statistics", "", *(f"after {step}" for step in FIRST_STEPS)], rows)
+
+
+def stages(frames: Frames) -> str:
+    """What was run for each stage, how much of it is finished, and what it cost."""
+    runs = frames["runs"]
+    rows = []
+    for stage, some in runs.groupby("stage", sort=False):
+        finished = some["status"].isin(FINAL)
+        hours = (some["wall_seconds"] * some["threads"]).sum() / 3600
+        precision = ", ".join(some["precision"].dropna().unique())
+        images = ", ".join(f"{number:,.0f}" for number in some["images"].dropna().unique())
+        longest = some["steps"].max()
+        rows.append(
+            [f"`{stage}`", f"{finished.sum()} of {len(some)}", f"{longest:,.0f}", images, precision, f"{hours:.1f}"]
+        )
+    hours = (runs["wall_seconds"] * runs["threads"]).sum() / 3600
+    rows.append(["all", f"{runs['status'].isin(FINAL).sum()} of {len(runs)}", "", "", "", f"{hours:.1f}"])
+    return markdown(["stage", "runs finished", "steps", "images a probe", "precision", "processor hours"], rows)
+
+
+def fill(page: str, tables: Mapping[str, str]) -> str:
+    """A page with each table between its markers; raises KeyError for a marker that has no table."""
+
+    def replace(found: re.Match[str]) -> str:
+        return f"{found[1]}\n{tables[found[2]]}\n<!-- end -->"
+
+    return re.sub(r"(<!-- table: (\w+) -->)\n.*?<!-- end -->", replace, page, flags=re.DOTALL)
+
+
+def filled(page: Path, folder: Path) -> str:
+    """The text of a page with its tables filled in from the CSV files in `folder`, where the figures are too."""
+    frames = {file.stem: pd.read_csv(file) for file in sorted(folder.glob("*.csv"))}
+    tables = {name: tabulate(frames) for name, (file, tabulate) in TABLES.items() if file in frames}
+    to_figures = os.path.relpath(folder, page.parent)
+    return fill(page.read_text(), {name: table.replace(FIGURE, to_figures) for name, table in tables.items()})
+
+
+def where(table: pd.DataFrame, **values: object) -> pd.DataFrame:
+    """The rows that have these values in these columns."""
+    return table[np.logical_and.reduce([table[column] == value for column, value in values.items()])]
+
+
+def last_probe(runs: pd.DataFrame) -> pd.DataFrame:
+    """The row of each run's last probe, with `lead`, p̄_f less the largest other p̄_k."""
+    end = runs.loc[runs.groupby([*KEYS.values(), "batch_norm"], sort=False)["step"].idxmax()]
+    return end.assign(lead=end["favoured_p"] - end["others_p"])
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _range(values: "pd.Series[float]") -> str:
+    """Median, and least to most."""
+    return f"{values.median():.2f} ({values.min():.2f} to {values.max():.2f})"
+
+
+def _interval(values: "pd.Series[float]") -> str:
+    """Mean ± half the width of its 95 % interval."""
+    if values.empty:
+        return "-"
+    mean, half = mean_and_half_width(values.to_numpy(dtype=float)[:, None], np.ones((len(values), 1), dtype=bool))
+    return f"{mean.item():.2f}" + (f" ± {half.item():.2f}" if len(values) > 1 else "")
+
+
+def _a(frames: Frames) -> str:
+    runs = frames["initialisation"]
+    standard = where(runs, init="he", scaling="standard")
+    running, batch = (where(standard, batch_norm=mode)["largest_p"] for mode in MODES)
+    return (
+        f"largest p̄_k above {NEAR_ONE:g} in {(running > NEAR_ONE).sum()} of {len(running)} seeds, median "
+        f"{running.median():.3f}; with batch statistics in {(batch > NEAR_ONE).sum()} of {len(batch)}, "
+        f"{batch.median():.2f}"
+    )
+
+
+def _b(frames: Frames) -> str:
+    runs = where(frames["first_batches"], batch_norm="running")
+    none, default = (where(runs, lr=lr) for lr in sorted(runs["lr"].unique()))
+    parts = [
+        f"{_interval(where(rate, step=step)['largest_p'])} {what}"
+        for rate, step, what in (
+            (default, 0, "at initialisation"),
+            (default, 100, "after 100 batches"),
+            (none, 100, "with learning rate 0"),
+        )
+    ]
+    return f"largest p̄_k {', '.join(parts)}"
+
+
+VERDICTS = (
+    Verdict(
+        "**A.** At initialisation one class has p̄ near 1, the others near 0",
+        "reproduced only in evaluation mode, and only with He initialisation in every layer or raw pixels",
+        ("initialisation",),
+        _a,
+        "initialisation",
+    ),
+    Verdict(
+        "**B.** In the first batches all p̄_k move together and settle near 0.1; accuracies lag",
+        "reproduced; but most of it is batch norm's running statistics, not learning",
+        ("first_batches",),
+        _b,
+        "first_batches",
+    ),
+)
+TABLES: dict[str, tuple[str, Callable[[Frames], str]]] = {
+    "verdicts": ("runs", verdicts),
+    "stages": ("runs", stages),
+    "initialisation": ("initialisation", initialisation),
+    "first_batches": ("first_batches", first_batches),
+}  # and the CSV file without which there is no such table
