@@ -70,6 +70,18 @@ def initialisation(frames: Frames) -> str:
     return markdown(head, rows)
 
 
+def features(frames: Frames) -> str:
+    """How alike images look to untrained networks: means over the seeds."""
+    means = frames["features"].groupby(["init", "batch_norm"])[["cosine", "class_spread", "image_spread"]].mean()
+    rows = [
+        [f"`{init}`", title, *(f"{value:.3g}" for value in means.loc[(init, mode)])]
+        for init in INITS
+        for mode, title in MODES.items()
+    ]
+    head = ["init", "normalised by", "cosine", "spread of logits over classes", "over images"]
+    return markdown(head, rows)
+
+
 def first_batches(frames: Frames) -> str:
     """Mean and 95 % interval over seeds after some batches."""
     runs = frames["first_batches"]
@@ -191,5 +203,6 @@ TABLES: dict[str, tuple[str, Callable[[Frames], str]]] = {
     "verdicts": ("runs", verdicts),
     "stages": ("runs", stages),
     "initialisation": ("initialisation", initialisation),
+    "features": ("features", features),
     "first_batches": ("first_batches", first_batches),
 }  # and the CSV file without which there is no such table

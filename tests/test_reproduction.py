@@ -1,11 +1,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from igb._paths import config_folder
 from igb.report.runs import find_runs
 from reproduction import figures, tables
 from reproduction.collect import KEYS, STAGES, collect, of_classes, over_probes
+from reproduction.features import alike, features
 from tests.conftest import TINY, tiny_run
 
 ROOT = config_folder().parent
@@ -23,6 +25,22 @@ def pz(tmp_path_factory):
     folder = tiny_run(tmp_path_factory.mktemp("pz") / "run", "loss=pz", "trainer.max_steps=30", "optimizer.lr=0.1")
     ((run,), _) = find_runs([folder])
     return run
+
+
+def test_images_are_alike_where_features_have_one_direction():
+    class Network(torch.nn.Module):
+        def __init__(self, common):
+            super().__init__()
+            self.common, self.fc = common, torch.nn.Linear(64, 10)
+
+        def forward(self, images):
+            return self.fc(images.flatten(1) + self.common)
+
+    images = torch.randn(200, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    apart, together = (alike(Network(common), images, "running") for common in (0.0, 5.0))
+    assert abs(apart["cosine"]) < 0.01
+    assert together["cosine"] == pytest.approx(25 / 26, abs=0.01)  # the common part's share of the squared norm
+    assert together["class_spread"] > together["image_spread"]
 
 
 def test_every_stage_is_a_sweep_and_every_sweep_a_stage():
@@ -87,6 +105,14 @@ def test_a_page_has_the_tables_of_the_csv_files(page):
     assert tables.filled(page, FOLDER) == page.read_text()
     for name, (file, _) in figures.FIGURES.items():
         assert (FOLDER / f"{name}.png").exists() == (FOLDER / f"{file}.csv").exists()
+
+
+def test_features_of_every_initialiser_are_tabulated(monkeypatch):
+    monkeypatch.setattr("reproduction.features.SEEDS", range(1))
+    table = features([*TINY, "model._target_=igb.networks.resnet18"])
+    assert len(table) == 8
+    assert table["cosine"].between(0, 1).all()
+    assert tables.features({"features": table}).count("`") == 16
 
 
 def test_a_stage_that_was_not_run_again_keeps_its_tables(tmp_path):
