@@ -1,9 +1,9 @@
 """What docs/reproduction.md needs of the runs of its stages, as small CSV files.
 
 `python -m reproduction.collect multirun/reproduction docs/reproduction` reads the sweep of each stage, in the folder of
-its name, and writes into the other folder: `<stage>.csv`, a row for each run, batch-norm mode and probe;
-`<stage>_classes.csv`, one for each class too, for the stages whose classes are shown one by one; and `runs.csv`, a row
-for each run with its status and cost.
+its name, and writes into the other folder: `<stage>.csv`, a row for each finished run, batch-norm mode and
+probe; `<stage>_classes.csv`, one for each class too, for the stages whose classes are shown one by one; and `runs.csv`,
+a row for each run with its status and cost.
 """
 
 import sys
@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from igb._checks import InputError
+from igb.folders import FINAL
 from igb.report.escape import favoured_order
 from igb.report.runs import Run, find_runs
 
@@ -21,6 +22,7 @@ STAGES = {
     "initialisation": False,
     "first_batches": False,
     "open_choices": False,
+    "piecewise_zero": False,
 }  # in their order, and whether the classes are shown one by one
 KEYS = {
     "loss": "loss",
@@ -45,15 +47,20 @@ def collect(sweeps: Path, folder: Path) -> None:
     if not found:
         raise InputError(f"{sweeps} holds none of the stages: {', '.join(STAGES)}")
     folder.mkdir(parents=True, exist_ok=True)
-    kept = pd.read_csv(folder / "runs.csv") if (folder / "runs.csv").exists() else pd.DataFrame({"stage": []})
+    kept = (
+        pd.read_csv(folder / "runs.csv", dtype=object)
+        if (folder / "runs.csv").exists()
+        else pd.DataFrame({"stage": []})
+    )
     of_runs = [kept[~kept["stage"].isin(found)]]
     for stage, sweep in found.items():
         runs, left_out = find_runs([sweep])
         print(f"{stage}: {len(runs)} runs, {len(left_out)} without a probe")
+        of_runs.append(pd.DataFrame([{"stage": stage} | keys(run) | cost(run) for run in runs]))
+        of_runs.append(pd.DataFrame([{"stage": stage, "status": "without a probe"}] * len(left_out)))
+        runs = [run for run in runs if run.info["status"] in FINAL]
         if not runs:
             continue
-        of_runs.append(pd.DataFrame([{"stage": stage} | keys(run) | cost(run) for run in runs]))
-        of_runs.append(pd.DataFrame([{"stage": stage, "status": "not begun"}] * len(left_out)))
         _write([(run, mode, over_probes(run, mode)) for run in runs for mode in run.modes], folder / f"{stage}.csv")
         if STAGES[stage]:
             classes = [(run, mode, of_classes(run, mode)) for run in runs for mode in run.modes]
@@ -82,44 +89,62 @@ def cost(run: Run) -> dict[str, object]:
 
 
 def over_probes(run: Run, mode: str) -> pd.DataFrame:
-    """A row for each probe. `p` is p̄_k, and the favoured class that of docs/report.md.
+    """A row for each probe, empty where outputs are not finite. `p` is p̄_k, and a spread the mean of |x_k - 1/C|.
 
-    largest_p, smallest_p, mean_p: over the classes; favoured_p, others_p: of the favoured class, and the largest of
-    the others; dominance: max_j G_j, and dominant the class; guessed: number of classes with G_j >= 1/(2C);
-    accuracy, worst_accuracy, favoured_accuracy, others_accuracy: mean and least over the classes, of the favoured
-    class, and the mean of the others; mean_loss: over all images; active: share of them with a gradient;
-    favoured_active: the same of the favoured class; favoured_share, dominant_share: part of the favoured class, and of
-    the one with the largest part, in the sum of the gradient norms.
+    favoured, dominant: the class most guessed at initialisation, and at the probe; favoured_p, favoured_accuracy,
+    favoured_active, favoured_share, dominant_p, dominant_accuracy, dominant_share: of that class, its share being its
+    part in the sum of the gradient norms; dominant_rank: its place by guesses at initialisation; others_p: the largest
+    p of all classes but the favoured; others_accuracy: the mean of theirs; largest_p, smallest_p, mean_p, p_spread,
+    accuracy (mean), worst_accuracy, accuracy_spread: over all classes; dominance: max_j G_j; guessed: number of classes
+    with G_j >= 1/(2C); mean_loss, gradient (mean norm), active: over all images.
     """
     guesses, p = run.table("guess_fraction", mode), run.table("probability", mode)
     accuracy, share = run.table("accuracy", mode), run.table("gradient_share", mode)
     active, count = run.table("active_fraction", mode), run.table("count", mode)
-    order = favoured_order(guesses, run.table("mean_probability", mode))
-    favoured = 0 if order is None else order[0]
-    classes = len(run.class_names)
-    return pd.DataFrame(
+    order = favoured_order(guesses, run.table("mean_probability", mode)) or list(guesses.columns)
+    favoured, others = order[0], order[1:]
+    uniform = 1 / len(order)
+    dominant = guesses.fillna(0).to_numpy().argmax(axis=1)
+    probes = np.arange(len(p))
+
+    def over_images(quantity: str) -> "pd.Series[float]":
+        return (run.table(quantity, mode) * count).sum(axis=1, skipna=False) / count.sum(axis=1)
+
+    table = pd.DataFrame(
         {
             "epoch": p.index / run.steps_per_epoch,
-            "favoured": favoured,
-            "dominant": guesses.fillna(-1).idxmax(axis=1),
-            "largest_p": p.max(axis=1, skipna=False),
-            "smallest_p": p.min(axis=1, skipna=False),
-            "mean_p": p.mean(axis=1, skipna=False),
+            "favoured": float(favoured),
+            "dominant": dominant.astype(float),
+            "dominant_rank": np.array([order.index(k) + 1.0 for k in dominant]),
+            "largest_p": p.max(axis=1),
+            "smallest_p": p.min(axis=1),
+            "mean_p": p.mean(axis=1),
+            "p_spread": (p - uniform).abs().mean(axis=1),
             "favoured_p": p[favoured],
-            "others_p": p.drop(columns=favoured).max(axis=1, skipna=False),
-            "dominance": guesses.max(axis=1, skipna=False),
-            "guessed": (guesses >= GUESSED / classes).sum(axis=1),
-            "accuracy": accuracy.mean(axis=1, skipna=False),
-            "worst_accuracy": accuracy.min(axis=1, skipna=False),
+            "others_p": p[others].max(axis=1),
+            "dominant_p": p.to_numpy()[probes, dominant],
+            "dominance": guesses.max(axis=1),
+            "guessed": (guesses >= GUESSED * uniform).sum(axis=1).astype(float),
+            "accuracy": accuracy.mean(axis=1),
+            "worst_accuracy": accuracy.min(axis=1),
+            "accuracy_spread": (accuracy - uniform).abs().mean(axis=1),
             "favoured_accuracy": accuracy[favoured],
-            "others_accuracy": accuracy.drop(columns=favoured).mean(axis=1, skipna=False),
-            "mean_loss": (run.table("loss", mode) * count).sum(axis=1, skipna=False) / count.sum(axis=1),
-            "active": (active * count).sum(axis=1) / count.sum(axis=1),
+            "others_accuracy": accuracy[others].mean(axis=1),
+            "dominant_accuracy": accuracy.to_numpy()[probes, dominant],
+            "mean_loss": over_images("loss"),
+            "gradient": over_images("gradient_norm"),
+            "active": over_images("active_fraction"),
             "favoured_active": active[favoured],
             "favoured_share": share[favoured],
-            "dominant_share": share.max(axis=1),
-        }
-    ).reset_index()
+            "dominant_share": share.to_numpy()[probes, dominant],
+        },
+        index=p.index,
+    )
+    finite = guesses.notna().all(axis=1) & p.notna().all(axis=1)
+    if not finite.iloc[0]:
+        table[["favoured", "dominant_rank"]] = np.nan
+    table.loc[~finite, table.columns.difference(["epoch", "favoured"])] = np.nan
+    return table.reset_index()
 
 
 def of_classes(run: Run, mode: str) -> pd.DataFrame:

@@ -15,6 +15,7 @@ FOLDER = ROOT / "docs" / "reproduction"
 SHORT = ["trainer.max_steps=12", "probe.images=100", "seed=0,1", "init=he"]
 OWN = {
     "initialisation": ["data.scaling=standard,raw"],
+    "piecewise_zero": ["optimizer.lr=0.001"],
     "open_choices": ["loss=ce,pz", "optimizer.lr=0.001", "optimizer.momentum=0.0,0.9", "seed=0"],
 }
 
@@ -67,7 +68,22 @@ def test_rows_of_probes_are_views_of_the_matrices(pz):
         assert row["dominant"] == guesses.argmax()
         assert row["guessed"] == (guesses >= 0.05).sum()
         assert row["others_accuracy"] == pytest.approx(accuracy[others].mean())
-        assert 0 <= row["favoured_share"] <= row["dominant_share"] <= 1
+        assert row["p_spread"] == pytest.approx(abs(p - 0.1).mean())
+        assert row["dominant_p"] == pytest.approx(p[guesses.argmax()])
+        norms = pz.table("gradient_norm", "running").loc[step].to_numpy() * count
+        assert row["gradient"] == pytest.approx(norms.sum() / count.sum())
+        assert row["favoured_share"] == pytest.approx(norms[favoured] / norms.sum())
+        assert row["dominant_share"] == pytest.approx(norms[guesses.argmax()] / norms.sum())
+    assert table["dominant_rank"].iloc[0] == 1
+
+
+def test_rows_of_a_diverged_run_are_empty_where_it_is_not_finite(tmp_path):
+    folder = tiny_run(tmp_path / "run", "trainer.max_steps=2")
+    ((run,), _) = find_runs([folder])
+    run.metrics.loc[run.metrics["step"] == 2, ["probability", "accuracy", "guess_fraction"]] = np.nan
+    table = over_probes(run, "running")
+    assert table.iloc[0].notna().all()
+    assert list(table.columns[table.iloc[-1].notna()]) == ["step", "epoch", "favoured"]
 
 
 def test_rows_of_classes_have_the_favoured_class_first(pz):
