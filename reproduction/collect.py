@@ -23,6 +23,7 @@ STAGES = {
     "first_batches": False,
     "open_choices": False,
     "piecewise_zero": False,
+    "favoured_class": False,
 }  # in their order, and whether the classes are shown one by one
 KEYS = {
     "loss": "loss",

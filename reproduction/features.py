@@ -1,4 +1,4 @@
-"""Why one class leads at initialisation: how alike a network's features of different images are.
+"""Why one class leads at initialisation, and which class each loss then pushes.
 
 `python -m reproduction.features FILE.csv [OVERRIDE ...]` takes untrained networks of a few seeds from every initialiser
 and writes, in both batch-norm modes, how they see the same test images.
@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from igb import experiment
 from igb._paths import config_folder
+from igb.losses import BlurryLoss, PiecewiseZeroLoss
 from igb.probe import probe_order
 from reproduction.tables import INITS, MODES
 
-SEEDS = range(5)
+SEEDS = range(10)
 IMAGES = 500
+LOSSES = {"bl": BlurryLoss(), "pz": PiecewiseZeroLoss()}
 
 
 def features(overrides: list[str]) -> pd.DataFrame:
@@ -32,35 +34,46 @@ def features(overrides: list[str]) -> pd.DataFrame:
                 parts = experiment.build(compose("config", [*overrides, f"init={init}", f"seed={seed}"]))
                 parts.data.setup()
                 order = probe_order(parts.data.test_labels, min(IMAGES, len(parts.data.test_labels)))
-                images = parts.data.scale(parts.data.test_images[order])
+                images, labels = parts.data.scale(parts.data.test_images[order]), parts.data.test_labels[order]
                 network = parts.make_network()
                 for mode in MODES:
-                    rows.append({"init": init, "seed": seed, "batch_norm": mode} | alike(network, images, mode))
+                    rows.append({"init": init, "seed": seed, "batch_norm": mode} | alike(network, images, labels, mode))
     return pd.DataFrame(rows)
 
 
-def alike(network: nn.Module, images: Tensor, mode: str) -> dict[str, Any]:
-    """How alike the images [N, ...] look to a torchvision ResNet.
+def alike(network: nn.Module, images: Tensor, labels: Tensor, mode: str) -> dict[str, Any]:
+    """How alike images [N, ...] of classes `labels` [N] look to a torchvision ResNet, and where losses would push it.
 
     cosine: mean cosine of the last features of two images; class_spread: standard deviation over classes of the mean
-    logit; image_spread: mean over classes of a logit's standard deviation over images; largest_probability: the largest
-    mean softmax probability of a class.
+    logit; image_spread: mean over classes of a logit's standard deviation over images; favoured: the class most
+    guessed; <loss>_active: share of images with a gradient; <loss>_wrong_way: share of them whose own class's logit is
+    pushed down; <loss>_pushed: the class whose logit the mean gradient pushes up most.
     """
     network.train(mode == "batch")
     seen: list[Tensor] = []
-    layer = network.get_submodule("fc")
-    handle = layer.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    handle = network.get_submodule("fc").register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
     with torch.no_grad():
         logits = network(images).double()
     handle.remove()
     directions = F.normalize(seen[0].double(), dim=1)
     n = len(images)
-    return {
+    found = {
         "cosine": ((directions.sum(dim=0).square().sum() - n) / (n * (n - 1))).item(),
         "class_spread": logits.mean(dim=0).std().item(),
         "image_spread": logits.std(dim=0).mean().item(),
-        "largest_probability": logits.softmax(dim=1).mean(dim=0).max().item(),
+        "favoured": logits.argmax(dim=1).bincount(minlength=logits.shape[1]).argmax().item(),
     }
+    for name, loss in LOSSES.items():
+        free = logits.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(free, labels, reduction="none").sum(), free)
+        active = gradient.norm(dim=1) > 0
+        own = gradient.gather(1, labels[:, None])[active, 0]
+        found |= {
+            f"{name}_active": active.double().mean().item(),
+            f"{name}_wrong_way": (own > 0).double().mean().item(),
+            f"{name}_pushed": (-gradient.mean(dim=0)).argmax().item(),
+        }
+    return found
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 in the tables of the pages, each between the line `<!-- table: NAME -->` and the next `<!-- end -->`.
 """
 
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,13 +20,22 @@ from matplotlib.lines import Line2D
 from igb.report.figures import COLOURS, DASHES, FIGURE_2, class_colours, epoch_axis, epochs_of
 from igb.report.figures import STYLE as REPORT_STYLE
 from igb.report.settings import mean_and_half_width
-from reproduction.tables import INITS, MODES, SCALINGS, filled, last_probe, where
+from reproduction.tables import INITS, MODES, SCALINGS, Frames, filled, last_probe, read, where
 
+LOSSES = ("ce", "bl_detached", "bl", "pz")
+LONGEST = 300  # steps of a run of the grid
+MAPS = {
+    "escape_step": "escape step",
+    "dominance": "dominance",
+    "guessed": "classes guessed",
+    "accuracy": "mean accuracy",
+}
 STYLE = REPORT_STYLE | {"text.parse_math": True}
 
 
-def initialisation(runs: pd.DataFrame) -> Figure:
+def initialisation(frames: Frames) -> Figure:
     """The largest p̄_k of each seed, over initialisers and input scalings, in both batch-norm modes."""
+    runs = frames["initialisation"]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 2.6), layout="constrained")
         grid = figure.subplots(1, len(INITS), sharey=True)
@@ -48,13 +58,14 @@ def initialisation(runs: pd.DataFrame) -> Figure:
     return figure
 
 
-def first_batches(runs: pd.DataFrame) -> Figure:
+def first_batches(frames: Frames) -> Figure:
     """What moves in the first batches: learning rate 0 above, the default below; both batch-norm modes."""
+    runs = frames["first_batches"]
     shown = {
         "largest_p": (r"largest $\bar{p}_k$", COLOURS[0], "-"),
         "smallest_p": (r"smallest $\bar{p}_k$", COLOURS[1], "-"),
         "dominance": ("dominance", COLOURS[6], (0, (4, 1.2))),
-        "accuracy": ("mean accuracy", COLOURS[3], (0, (1, 1))),
+        "favoured_p": (r"$\bar{p}$ of the favoured class", COLOURS[3], (0, (1, 1))),
     }
     rates = sorted(runs["lr"].unique())
     with mpl.rc_context(STYLE):
@@ -82,48 +93,44 @@ def first_batches(runs: pd.DataFrame) -> Figure:
     return figure
 
 
-def open_choices(runs: pd.DataFrame) -> Figure:
-    """How the runs of the grid stand at their last probe: a map for each measure, initialisers and losses down."""
-    end = last_probe(runs)
-    rates, momenta, inits = (sorted(end[key].unique()) for key in ("lr", "momentum", "init"))
-    rows = [(loss, init) for init in inits for loss in LOSSES]
-    columns = [(momentum, lr) for momentum in momenta for lr in rates]
+def open_choices(frames: Frames) -> Figure:
+    """How the runs of the grid stand at their last probe: a map for each measure, initialisers and losses down.
+
+    Across goes the learning rate, by lr / (1 - momentum), the rate that SGD without momentum needs to move as far.
+    """
+    end = last_probe(where(pd.concat([frames["open_choices"], frames["piecewise_zero"]]), batch_norm="running"))
+    columns = sorted(set(zip(end["lr"], end["momentum"], strict=True)), key=lambda one: (one[0] / (1 - one[1]), one[1]))
+    rows = [(init, loss) for init in sorted(end["init"].unique()) for loss in LOSSES]
     with mpl.rc_context(STYLE):
-        across = 2
-        figure = Figure(figsize=(7.4, 0.5 + (0.5 + 0.24 * len(rows)) * len(MAPS) / across), layout="constrained")
-        grid = figure.subplots(len(MAPS) // across, across, sharex=True, sharey=True)
+        figure = Figure(figsize=(7.4, 5.2), layout="constrained")
+        grid = figure.subplots(2, 2, sharex=True, sharey=True)
         for axes, (measure, title) in zip(grid.flat, MAPS.items(), strict=True):
-            for y, (loss, init) in enumerate(rows):
-                for x, (momentum, lr) in enumerate(columns):
+            for y, (init, loss) in enumerate(rows):
+                for x, (lr, momentum) in enumerate(columns):
                     some = where(end, loss=loss, init=init, lr=lr, momentum=momentum)
                     if len(some):
-                        _cell(axes, x, y, measure, float(some[measure].mean()))
+                        _square(axes, x, y, measure, float(some[measure].iloc[0]))
             axes.set(title=title, xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
-            axes.set_xticks(range(len(columns)), [f"{lr:g}" for _, lr in columns], rotation=45, ha="right")
-            axes.set_yticks(range(len(rows)), [f"{loss}, {init}" for loss, init in rows])
+            labels = [f"{lr:g}, {momentum:g}" for lr, momentum in columns]
+            axes.set_xticks(range(len(columns)), labels, rotation=45, ha="right", rotation_mode="anchor")
+            axes.set_yticks(range(len(rows)), [f"{init}, {loss}" for init, loss in rows])
             axes.spines[:].set_visible(False)
             axes.tick_params(length=0)
         for axes in grid[-1]:
-            axes.set_xlabel("learning rate: " + " | ".join(f"momentum {momentum:g}" for momentum in momenta))
+            axes.set_xlabel("learning rate, momentum")
     return figure
 
 
-LOSSES = ("ce", "bl_detached", "bl", "pz")
-MAPS = {
-    "dominance": "dominance",
-    "guessed": "classes guessed",
-    "accuracy": "mean accuracy",
-    "lead": r"$\bar{p}_f$ less the largest other $\bar{p}_k$",
-}
-
-
-def _cell(axes: Axes, x: int, y: int, measure: str, value: float) -> None:
+def _square(axes: Axes, x: int, y: int, measure: str, value: float) -> None:
     """A square of a map with its value; bright is free of the bias."""
-    place = {"dominance": 1 - value, "guessed": value / 10, "accuracy": 2 * value, "lead": 1 - abs(value)}[measure]
-    text = f"{value:.0f}" if measure == "guessed" else f"{value:.2f}"
-    if not np.isfinite(value):
-        place, text = 0.0, "-"
-    rgb = mpl.colormaps["viridis"](min(max(place, 0.0), 1.0))[:3]
+    places = {
+        "escape_step": 0.9 * (1 - math.log1p(value) / math.log1p(LONGEST)) + 0.1 if math.isfinite(value) else 0.0,
+        "dominance": 1 - value,
+        "guessed": value / 10,
+        "accuracy": 3 * value,
+    }
+    text = f"{value:.2f}" if measure in ("dominance", "accuracy") else f"{value:.0f}".replace("inf", "never")
+    rgb = mpl.colormaps["viridis"](min(max(places[measure], 0.0), 1.0))[:3]
     axes.bar(x, 1, 1, bottom=y - 0.5, color=rgb, edgecolor="white", linewidth=0.5)
     axes.text(x, y, text, color="black" if sum(rgb) > 1.5 else "white", ha="center", va="center", fontsize=5.5)
 
@@ -179,20 +186,20 @@ def figure_2(classes: pd.DataFrame) -> Figure:
     return figure
 
 
-FIGURES: dict[str, tuple[str, Callable[[pd.DataFrame], Figure]]] = {
-    "initialisation": ("initialisation", initialisation),
-    "first_batches": ("first_batches", first_batches),
-    "open_choices": ("open_choices", open_choices),
-    "long_run": ("long_run_classes", figure_2),
-}  # the picture, and the CSV file that it is drawn from
+FIGURES: dict[str, tuple[tuple[str, ...], Callable[[Frames], Figure]]] = {
+    "initialisation": (("initialisation",), initialisation),
+    "first_batches": (("first_batches",), first_batches),
+    "open_choices": (("open_choices", "piecewise_zero"), open_choices),
+    "long_run": (("long_run_classes",), lambda frames: figure_2(frames["long_run_classes"])),
+}  # and the CSV files that each is drawn from
 
 
 def draw(folder: Path) -> None:
     """Draw the figures for which `folder` has the CSV files, into it."""
-    for name, (file, figure_of) in FIGURES.items():
-        if (folder / f"{file}.csv").exists():
-            with mpl.rc_context(STYLE):
-                figure_of(pd.read_csv(folder / f"{file}.csv")).savefig(folder / f"{name}.png", dpi=150)
+    frames = read(folder)
+    for name, (needs, figure_of) in FIGURES.items():
+        if set(needs) <= set(frames):
+            figure_of(frames).savefig(folder / f"{name}.png", dpi=150)
 
 
 if __name__ == "__main__":
