@@ -98,9 +98,10 @@ def open_choices(frames: Frames) -> Figure:
 
     Across goes the learning rate, by lr / (1 - momentum), the rate that SGD without momentum needs to move as far.
     """
-    end = last_probe(where(pd.concat([frames["open_choices"], frames["piecewise_zero"]]), batch_norm="running"))
+    grids = [frames[stage] for stage in ("open_choices", "piecewise_zero") if stage in frames]
+    end = last_probe(where(pd.concat(grids), batch_norm="running"))
     columns = sorted(set(zip(end["lr"], end["momentum"], strict=True)), key=lambda one: (one[0] / (1 - one[1]), one[1]))
-    rows = [(init, loss) for init in sorted(end["init"].unique()) for loss in LOSSES]
+    rows = [(init, loss) for init in INITS for loss in LOSSES if len(where(end, init=init, loss=loss))]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.4, 5.2), layout="constrained")
         grid = figure.subplots(2, 2, sharex=True, sharey=True)
@@ -189,7 +190,7 @@ def figure_2(classes: pd.DataFrame) -> Figure:
 FIGURES: dict[str, tuple[tuple[str, ...], Callable[[Frames], Figure]]] = {
     "initialisation": (("initialisation",), initialisation),
     "first_batches": (("first_batches",), first_batches),
-    "open_choices": (("open_choices", "piecewise_zero"), open_choices),
+    "open_choices": (("open_choices",), open_choices),
     "long_run": (("long_run_classes",), lambda frames: figure_2(frames["long_run_classes"])),
 }  # and the CSV files that each is drawn from
 
