@@ -80,13 +80,15 @@ def initialisation(frames: Frames) -> str:
 
 def features(frames: Frames) -> str:
     """How alike images look to untrained networks: means over the seeds."""
-    means = frames["features"].groupby(["init", "batch_norm"])[["cosine", "class_spread", "image_spread"]].mean()
+    columns = ["cosine", "class_spread", "image_spread", "bl_wrong_way", "pz_active"]
+    means = frames["features"].groupby(["init", "batch_norm"])[columns].mean()
     rows = [
         [f"`{init}`", title, *(f"{value:.3g}" for value in means.loc[(init, mode)])]
         for init in INITS
         for mode, title in MODES.items()
     ]
-    head = ["init", "normalised by", "cosine", "spread of logits over classes", "over images"]
+    head = ["init", "normalised by", "cosine", "spread of logits over classes", "over images",
+            "BL: pushed the wrong way", "PZ: with a gradient"]  # fmt: skip
     return markdown(head, rows)
 
 
@@ -99,6 +101,30 @@ def first_batches(frames: Frames) -> str:
             values = [_interval(some.loc[some["step"] == step, quantity]) for step in FIRST_STEPS]
             rows.append([f"{lr:g}", str(mode), title, *values])
     return markdown(["learning rate", "statistics", "", *(f"after {step}" for step in FIRST_STEPS)], rows)
+
+
+def favoured_class(frames: Frames) -> str:
+    """The class favoured in either mode and the one most guessed at the end under PZ, seed by seed, and the hits."""
+    end = last_probe(frames["favoured_class"])
+    favoured = end.drop_duplicates(["seed", "batch_norm"]).pivot(index="seed", columns="batch_norm", values="favoured")
+    rates = sorted(end["lr"].unique())
+    running = where(end, batch_norm="running").pivot(index="seed", columns="lr")
+    rows = []
+    for seed, modes in favoured.iterrows():
+        ends = [
+            f"{running.loc[seed, ('dominant', lr)]:.0f} ({running.loc[seed, ('dominance', lr)]:.2f})" for lr in rates
+        ]
+        rows.append([f"{seed}", *(f"{modes[mode]:.0f}" for mode in MODES), *ends])
+    for mode, title in MODES.items():
+        hits = [f"{(running['dominant', lr] == favoured[mode]).sum()} of {len(favoured)}" for lr in rates]
+        rows.append([f"same class as by {title}", "", "", *hits])
+    head = [
+        "seed",
+        "favoured by running statistics",
+        "by batch statistics",
+        *(f"most guessed at the end, rate {lr:g}" for lr in rates),
+    ]
+    return markdown(head, rows)
 
 
 def stages(frames: Frames) -> str:
@@ -222,4 +248,5 @@ TABLES: dict[str, tuple[str, Callable[[Frames], str]]] = {
     "initialisation": ("initialisation", initialisation),
     "features": ("features", features),
     "first_batches": ("first_batches", first_batches),
+    "favoured_class": ("favoured_class", favoured_class),
 }  # and the CSV file without which there is no such table
