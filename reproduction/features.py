@@ -15,6 +15,7 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
 from igb import experiment
+from igb._checks import InputError
 from igb._paths import config_folder
 from igb.losses import BlurryLoss, PiecewiseZeroLoss
 from igb.probe import probe_order
@@ -81,4 +82,7 @@ if __name__ == "__main__":
         sys.exit("usage: python -m reproduction.features FILE.csv [OVERRIDE ...]")
     file = Path(sys.argv[1])
     file.parent.mkdir(parents=True, exist_ok=True)
-    features(sys.argv[2:]).to_csv(file, index=False, float_format="%.5g")
+    try:
+        features(sys.argv[2:]).to_csv(file, index=False, float_format="%.5g")
+    except InputError as error:
+        sys.exit(f"igb: {error}")

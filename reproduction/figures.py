@@ -206,6 +206,9 @@ def draw(folder: Path) -> None:
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit("usage: python -m reproduction.figures FOLDER [PAGE ...]")
-    draw(Path(sys.argv[1]))
-    for page in map(Path, sys.argv[2:]):
-        page.write_text(filled(page, Path(sys.argv[1])))
+    try:
+        draw(Path(sys.argv[1]))
+        for page in map(Path, sys.argv[2:]):
+            page.write_text(filled(page, Path(sys.argv[1])))
+    except OSError as error:
+        sys.exit(f"igb: {error.filename} cannot be read or written ({error.strerror})")
