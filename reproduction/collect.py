@@ -24,6 +24,9 @@ STAGES = {
     "open_choices": False,
     "piecewise_zero": False,
     "favoured_class": False,
+    "epoch_one": True,
+    "exact": False,
+    "uniform_start": False,
 }  # in their order, and whether the classes are shown one by one
 KEYS = {
     "loss": "loss",

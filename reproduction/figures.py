@@ -6,7 +6,8 @@ in the tables of the pages, each between the line `<!-- table: NAME -->` and the
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from matplotlib.lines import Line2D
 from igb.report.figures import COLOURS, DASHES, FIGURE_2, class_colours, epoch_axis, epochs_of
 from igb.report.figures import STYLE as REPORT_STYLE
 from igb.report.settings import mean_and_half_width
-from reproduction.tables import INITS, MODES, SCALINGS, Frames, filled, last_probe, read, where
+from reproduction.collect import CLASS_QUANTITIES
+from reproduction.tables import INITS, LOSSES, MODES, SCALINGS, Frames, filled, last_probe, read, where
 
-LOSSES = ("ce", "bl_detached", "bl", "pz")
 LONGEST = 300  # steps of a run of the grid
 MAPS = {
     "escape_step": "escape step",
@@ -155,35 +156,73 @@ def _step_axis(axes: Axes, last: int) -> None:
 
 
 def figure_2(classes: pd.DataFrame) -> Figure:
-    """Probability and accuracy of each class over training, in the paper's layout; a row for each loss, one seed."""
-    seed = classes["seed"].min()
-    some = where(classes, seed=seed, batch_norm="running")
-    losses = [loss for loss in LOSSES if loss in set(some["loss"])]
-    colours = class_colours(some["class"].nunique())
-    first = some.loc[some["step"] == 1, "epoch"].min()
-    steps_per_epoch = round(1 / first)
+    """Probability and accuracy of each class over training, in the paper's layout: a row for each loss, one seed."""
+    return _over_classes(
+        where(classes, seed=classes["seed"].min()),
+        {loss: {"loss": loss} for loss in LOSSES},
+        {heading: {"quantity": quantity} for quantity, heading in FIGURE_2.items()},
+    )
+
+
+def epoch_one(frames: Frames) -> Figure:
+    """The probability of each class over epoch one: a row for each loss, a column for each learning rate and seed."""
+    classes = frames["epoch_one_classes"]
+    return _over_classes(classes, {loss: {"loss": loss, "quantity": "probability"} for loss in LOSSES}, _cells(classes))
+
+
+def piecewise_zero(frames: Frames) -> Figure:
+    """What drives training under Piecewise-zero loss in epoch one: rows as below, a column for each cell."""
+    classes = where(frames["epoch_one_classes"], loss="pz")
+    rows = {
+        r"$\bar{p}_k$": "probability",
+        r"$\mathrm{Acc}_k$": "accuracy",
+        "active fraction": "active_fraction",
+        "share of gradient": "gradient_share",
+    }
+    return _over_classes(classes, {title: {"quantity": one} for title, one in rows.items()}, _cells(classes))
+
+
+def _cells(classes: pd.DataFrame) -> dict[str, dict[str, object]]:
+    """The learning rates and seeds that were run."""
+    cells = classes[["lr", "seed"]].drop_duplicates().sort_values(["lr", "seed"])
+    return {f"rate {lr:g}, seed {seed}": {"lr": lr, "seed": seed} for lr, seed in cells.itertuples(index=False)}
+
+
+def _over_classes(
+    classes: pd.DataFrame, rows: Mapping[str, Mapping[str, object]], columns: Mapping[str, Mapping[str, object]]
+) -> Figure:
+    """A line for each class over training; rows and columns by title, with the values that choose what they show."""
+    long = where(classes, batch_norm="running").melt(
+        classes.columns.drop(list(CLASS_QUANTITIES)), CLASS_QUANTITIES, var_name="quantity"
+    )
+    panels = {(row, column): where(long, **rows[row], **columns[column]) for row in rows for column in columns}
+    rows = {row: rows[row] for row in rows if any(len(panels[row, column]) for column in columns)}
+    colours = class_colours(long["class"].nunique())
+    first = long.loc[long["step"] == 1, "epoch"].min()
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 1.0 + 1.6 * len(losses)), layout="constrained")
-        grid = figure.subplots(len(losses), len(FIGURE_2), sharex=True, sharey=True, squeeze=False)
-        for row, loss in zip(grid, losses, strict=True):
-            of_loss = some[some["loss"] == loss]
-            for axes, quantity in zip(row, FIGURE_2, strict=True):
-                table = of_loss.pivot(index="step", columns="class", values=quantity)
-                at = epochs_of(list(table.index), steps_per_epoch, first)
-                favoured = of_loss.loc[of_loss["rank"] == 1, "class"].iloc[0]
-                for k, colour in enumerate(colours):
-                    width = 2.0 if k == favoured else 0.9
-                    axes.plot(at, table[k], color=colour, linestyle=DASHES[k % 2], linewidth=width, label=str(k))
-                axes.axvline(1, color="0.4", linestyle="--", linewidth=0.8)
-            row[0].set_ylabel(loss)
-        epoch_axis(grid[0, 0], first, some["epoch"].max())
-        for axes, heading in zip(grid[0], FIGURE_2.values(), strict=True):
-            axes.set_title(heading)
+        figure = Figure(figsize=(7.2, 1.0 + 1.5 * len(rows)), layout="constrained")
+        grid = figure.subplots(len(rows), len(columns), sharex=True, sharey=True, squeeze=False)
+        for (row, column), axes in zip(product(rows, columns), grid.flat, strict=True):
+            panel = panels[row, column]
+            table = panel.pivot(index="step", columns="class", values="value")
+            at = epochs_of(list(table.index), round(1 / first), first)
+            favoured = set(panel.loc[panel["rank"] == 1, "class"])
+            for k in table.columns:
+                width = 2.0 if k in favoured else 0.9
+                axes.plot(at, table[k], color=colours[k], linestyle=DASHES[k % 2], linewidth=width, label=str(k))
+            axes.axvline(1, color="0.4", linestyle="--", linewidth=0.8)
+        epoch_axis(grid[0, 0], first, long["epoch"].max())
+        for axes, title in zip(grid[0], columns, strict=True):
+            axes.set_title(title)
+        for axes, title in zip(grid[:, 0], rows, strict=True):
+            axes.set_ylabel(title)
         for axes in grid[-1]:
             axes.set_xlabel("epochs (log scale)")
-        handles = grid[0, 0].get_legend_handles_labels()[0]
+        handles = [
+            Line2D([], [], color=colour, linestyle=DASHES[k % 2], label=str(k)) for k, colour in enumerate(colours)
+        ]
         figure.legend(handles=handles, loc="outside lower center", ncols=10, frameon=False,
-                      title=f"class; the thick line is the class favoured at initialisation (seed {seed})")  # fmt: skip
+                      title="class; the thick line is the class favoured at initialisation")  # fmt: skip
     return figure
 
 
@@ -191,6 +230,8 @@ FIGURES: dict[str, tuple[tuple[str, ...], Callable[[Frames], Figure]]] = {
     "initialisation": (("initialisation",), initialisation),
     "first_batches": (("first_batches",), first_batches),
     "open_choices": (("open_choices",), open_choices),
+    "epoch_one": (("epoch_one_classes",), epoch_one),
+    "piecewise_zero": (("epoch_one_classes",), piecewise_zero),
     "long_run": (("long_run_classes",), lambda frames: figure_2(frames["long_run_classes"])),
 }  # and the CSV files that each is drawn from
 

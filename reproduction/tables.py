@@ -26,6 +26,17 @@ FIRST_QUANTITIES = {
     "p_spread": "mean distance of p̄_k from 0.1",
     "accuracy_spread": "mean distance of Acc_k from 0.1",
 }
+LOSSES = ("ce", "bl_detached", "bl", "pz")
+END_QUANTITIES = {
+    "accuracy": "accuracy",
+    "worst_accuracy": "worst Acc_k",
+    "favoured_accuracy": "Acc of the favoured class",
+    "favoured_p": "its p̄",
+    "others_p": "largest other p̄_k",
+    "active": "active fraction",
+    "favoured_share": "share of gradient: the favoured class",
+    "dominant_share": "the most guessed",
+}
 FIGURE = "{folder}"  # stands for the folder of the figures until a page is filled in
 
 Frames = Mapping[str, pd.DataFrame]  # the CSV files by their names
@@ -127,6 +138,49 @@ def favoured_class(frames: Frames) -> str:
     return markdown(head, rows)
 
 
+def epoch_one(frames: Frames) -> str:
+    """How the runs of one epoch end."""
+    return _ends(frames["epoch_one"], {"loss": "loss", "lr": "rate", "seed": "seed"})
+
+
+def exact(frames: Frames) -> str:
+    """How the runs in float32 and the same of epoch_one stand after as many batches."""
+    runs = frames["exact"]
+    same = frames["epoch_one"].merge(runs[["loss", "lr", "seed"]].drop_duplicates())
+    both = pd.concat([runs, same[same["step"] <= runs["step"].max()]])
+    return _ends(both, {"loss": "loss", "compute": "compute"})
+
+
+def uniform_start(frames: Frames) -> str:
+    """How the runs from uniform outputs end."""
+    return _ends(frames["uniform_start"], {"loss": "loss", "seed": "seed"})
+
+
+def _ends(runs: pd.DataFrame, keys: Mapping[str, str]) -> str:
+    """The last probe of each run, known by the columns in `keys` with their titles."""
+    end = last_probe(runs)
+    end["order"] = end["loss"].map(LOSSES.index)
+    end = end.sort_values([{"loss": "order"}.get(key, key) for key in keys], kind="stable")
+    batch = where(end, batch_norm="batch").set_index(list(keys))["favoured"]
+    rows = []
+    for _, run in where(end, batch_norm="running").iterrows():
+        known = [run[key] for key in keys]
+        favoured = [run["favoured"], batch[tuple(known)]]
+        rows.append(
+            [
+                *(f"`{one}`" if isinstance(one, str) else f"{one:g}" for one in known),
+                ", ".join(f"{k:.0f}" for k in favoured),
+                f"{run['escape_step']:,.0f}".replace("inf", "never"),
+                f"{run['dominant']:.0f} ({run['dominance']:.2f})",
+                f"{run['guessed']:.0f}",
+                *(f"{run[name]:.2f}" for name in END_QUANTITIES),
+            ]
+        )
+    head = [*keys.values(), "favoured: running, batch", "escape step", "most guessed (dominance)", "guessed",
+            *END_QUANTITIES.values()]  # fmt: skip
+    return markdown(head, rows)
+
+
 def stages(frames: Frames) -> str:
     """What was run for each stage, how much of it is finished, and what it cost."""
     runs = frames["runs"]
@@ -162,7 +216,7 @@ def fill(page: str, tables: Mapping[str, str]) -> str:
 def filled(page: Path, folder: Path) -> str:
     """The text of a page with its tables filled in from the CSV files in `folder`, where the figures are too."""
     frames = read(folder)
-    tables = {name: tabulate(frames) for name, (file, tabulate) in TABLES.items() if file in frames}
+    tables = {name: tabulate(frames) for name, (needs, tabulate) in TABLES.items() if set(needs) <= set(frames)}
     to_figures = os.path.relpath(folder, page.parent)
     return fill(page.read_text(), {name: table.replace(FIGURE, to_figures) for name, table in tables.items()})
 
@@ -242,11 +296,14 @@ VERDICTS = (
         "first_batches",
     ),
 )
-TABLES: dict[str, tuple[str, Callable[[Frames], str]]] = {
-    "verdicts": ("runs", verdicts),
-    "stages": ("runs", stages),
-    "initialisation": ("initialisation", initialisation),
-    "features": ("features", features),
-    "first_batches": ("first_batches", first_batches),
-    "favoured_class": ("favoured_class", favoured_class),
-}  # and the CSV file without which there is no such table
+TABLES: dict[str, tuple[tuple[str, ...], Callable[[Frames], str]]] = {
+    "verdicts": (("runs",), verdicts),
+    "stages": (("runs",), stages),
+    "initialisation": (("initialisation",), initialisation),
+    "features": (("features",), features),
+    "first_batches": (("first_batches",), first_batches),
+    "favoured_class": (("favoured_class",), favoured_class),
+    "epoch_one": (("epoch_one",), epoch_one),
+    "exact": (("epoch_one", "exact"), exact),
+    "uniform_start": (("uniform_start",), uniform_start),
+}  # and the CSV files that each is made of
