@@ -24,6 +24,7 @@ STAGES = {
     "open_choices": False,
     "piecewise_zero": False,
     "favoured_class": False,
+    "small_rate": True,
     "epoch_one": True,
     "exact": False,
     "uniform_start": False,

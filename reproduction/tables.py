@@ -116,26 +116,27 @@ def first_batches(frames: Frames) -> str:
 
 def favoured_class(frames: Frames) -> str:
     """The class favoured in either mode and the one most guessed at the end under PZ, seed by seed, and the hits."""
-    end = last_probe(frames["favoured_class"])
-    favoured = end.drop_duplicates(["seed", "batch_norm"]).pivot(index="seed", columns="batch_norm", values="favoured")
-    rates = sorted(end["lr"].unique())
-    running = where(end, batch_norm="running").pivot(index="seed", columns="lr")
-    rows = []
-    for seed, modes in favoured.iterrows():
-        ends = [
-            f"{running.loc[seed, ('dominant', lr)]:.0f} ({running.loc[seed, ('dominance', lr)]:.2f})" for lr in rates
+    end = last_probe(pd.concat([frames["favoured_class"], frames["small_rate"]]))
+    start = end.drop_duplicates(["seed", "batch_norm"]).pivot(index="seed", columns="batch_norm", values="favoured")
+    pushed = where(frames["features"], init="he", batch_norm="batch").set_index("seed")["pz_pushed"]
+    classes = {f"favoured by {title}": start[mode] for mode, title in MODES.items()}
+    classes["pushed up most by PZ, batch statistics"] = pushed.reindex(start.index)
+    cells = {
+        f"most guessed after {steps:,.0f} batches, rate {lr:g}, momentum {momentum:g}": some.set_index("seed")
+        for (lr, momentum, steps), some in where(end, batch_norm="running").groupby(["lr", "momentum", "step"])
+    }
+    rows = [
+        [
+            f"{seed}",
+            *(f"{of_seed[seed]:.0f}" for of_seed in classes.values()),
+            *(f"{some.loc[seed, 'dominant']:.0f} ({some.loc[seed, 'dominance']:.2f})" for some in cells.values()),
         ]
-        rows.append([f"{seed}", *(f"{modes[mode]:.0f}" for mode in MODES), *ends])
-    for mode, title in MODES.items():
-        hits = [f"{(running['dominant', lr] == favoured[mode]).sum()} of {len(favoured)}" for lr in rates]
-        rows.append([f"same class as by {title}", "", "", *hits])
-    head = [
-        "seed",
-        "favoured by running statistics",
-        "by batch statistics",
-        *(f"most guessed at the end, rate {lr:g}" for lr in rates),
+        for seed in start.index
     ]
-    return markdown(head, rows)
+    for title, of_seed in classes.items():
+        hits = [f"{(some['dominant'] == of_seed).sum()} of {len(some)}" for some in cells.values()]
+        rows.append([f"as many are {title}", *[""] * len(classes), *hits])
+    return markdown(["seed", *classes, *cells], rows)
 
 
 def epoch_one(frames: Frames) -> str:
@@ -302,7 +303,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[[Frames], str]]] = {
     "initialisation": (("initialisation",), initialisation),
     "features": (("features",), features),
     "first_batches": (("first_batches",), first_batches),
-    "favoured_class": (("favoured_class",), favoured_class),
+    "favoured_class": (("favoured_class", "small_rate", "features"), favoured_class),
     "epoch_one": (("epoch_one",), epoch_one),
     "exact": (("epoch_one", "exact"), exact),
     "uniform_start": (("uniform_start",), uniform_start),

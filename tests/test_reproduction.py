@@ -140,6 +140,49 @@ def test_a_stage_runs_and_is_collected_and_drawn(stage, command, tmp_path):
         assert (tmp_path / "page" / f"{name}.png").exists() == (set(needs) <= {stage, f"{stage}_classes"})
 
 
+def rows_of(runs):
+    """A table of probes, of the steps 0 and the last, from what runs do not have in common."""
+    common = {"loss": "pz", "init": "he", "scaling": "standard", "lr": 0.01, "momentum": 0.9, "warmup_epochs": 0,
+              "compute": "fast", "seed": 0, "favoured": 3.0, "dominance": 1.0, "guessed": 1.0, "accuracy": 0.1,
+              "worst_accuracy": 0.0, "favoured_accuracy": 1.0, "favoured_p": 1.0, "others_p": 0.0, "active": 0.1,
+              "favoured_share": 1.0, "dominant_share": 1.0}  # fmt: skip
+    return pd.DataFrame([common | run for run in runs])
+
+
+def test_hits_are_counted_for_each_favourite():
+    ends = [
+        {"seed": seed, "batch_norm": mode, "step": step, "favoured": favoured, "dominant": dominant if step else 3.0}
+        for seed, dominant in ((0, 3.0), (1, 7.0), (2, 5.0))
+        for mode, favoured in (("running", 3.0), ("batch", 7.0))
+        for step in (0, 300)
+    ]
+    slow = [row | {"lr": 0.001, "momentum": 0.0, "step": 5 * row["step"], "dominant": 3.0} for row in ends]
+    pushed = pd.DataFrame({"init": "he", "batch_norm": "batch", "seed": [0, 1, 2, 9], "pz_pushed": [5, 7, 5, 0]})
+    frames = {"favoured_class": rows_of(ends), "small_rate": rows_of(slow), "features": pushed}
+    lines = tables.favoured_class(frames).splitlines()
+    assert lines[0].count("most guessed after") == 2
+    assert lines[3] == "| 1 | 3 | 7 | 7 | 3 (1.00) | 7 (1.00) |"
+    assert [line.split(" | ")[-2:] for line in lines[-3:]] == [
+        ["3 of 3", "1 of 3 |"],
+        ["0 of 3", "1 of 3 |"],
+        ["0 of 3", "2 of 3 |"],
+    ]
+
+
+def test_float32_is_compared_after_as_many_batches():
+    def run(compute, last):
+        both = [{"compute": compute, "batch_norm": mode, "dominant": 0.0} for mode in ("running", "batch")]
+        return [row | {"step": step, "dominant": step} for row in both for step in (0, 300, last)]
+
+    other = rows_of(run("fast", 1563)).assign(seed=1)
+    frames = {"exact": rows_of(run("exact", 300)), "epoch_one": pd.concat([rows_of(run("fast", 1563)), other])}
+    lines = tables.exact(frames).splitlines()
+    assert [line.split(" | ")[:5] for line in lines[2:]] == [
+        ["| `pz`", "`exact`", "3, 3", "never", "300 (1.00)"],
+        ["| `pz`", "`fast`", "3, 3", "never", "300 (1.00)"],
+    ]
+
+
 @pytest.mark.parametrize("page", [ROOT / "docs" / "reproduction.md", ROOT / "README.md"], ids=lambda page: page.name)
 def test_a_page_has_the_tables_of_the_csv_files(page):
     assert tables.filled(page, FOLDER) == page.read_text()
