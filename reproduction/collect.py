@@ -20,6 +20,7 @@ from igb.report.runs import Run, find_runs
 
 STAGES = {
     "initialisation": False,
+    "training_batches": False,
     "first_batches": False,
     "open_choices": False,
     "piecewise_zero": False,

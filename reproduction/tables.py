@@ -89,6 +89,21 @@ def initialisation(frames: Frames) -> str:
     return markdown(head, rows)
 
 
+def training_batches(frames: Frames) -> str:
+    """Largest p̄_k and dominance of the same `he` networks by the size of the chunks that normalise them."""
+    large = where(frames["initialisation"], init="he", scaling="standard", batch_norm="batch").set_index("seed")
+    small = frames["training_batches"].set_index("seed")
+    large = large.loc[small.index]
+    rows = [
+        [title, _range(some["largest_p"]), _range(some["dominance"]), same]
+        for title, some, same in (
+            ("500 images", large, ""),
+            ("32 images", small, f"{(small['favoured'] == large['favoured']).sum()} of {len(small)}"),
+        )
+    ]
+    return markdown(["normalised by", "largest p̄_k", "dominance", "same favoured class"], rows)
+
+
 def features(frames: Frames) -> str:
     """How alike images look to untrained networks: means over the seeds."""
     columns = ["cosine", "class_spread", "image_spread", "bl_wrong_way", "pz_active"]
@@ -301,6 +316,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[[Frames], str]]] = {
     "verdicts": (("runs",), verdicts),
     "stages": (("runs",), stages),
     "initialisation": (("initialisation",), initialisation),
+    "training_batches": (("initialisation", "training_batches"), training_batches),
     "features": (("features",), features),
     "first_batches": (("first_batches",), first_batches),
     "favoured_class": (("favoured_class", "small_rate", "features"), favoured_class),

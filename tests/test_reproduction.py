@@ -169,6 +169,18 @@ def test_hits_are_counted_for_each_favourite():
     ]
 
 
+def test_the_favoured_class_is_compared_between_chunks_of_images():
+    large = [{"seed": seed, "batch_norm": "batch", "largest_p": 0.3} for seed in range(4)]
+    small = [
+        {"seed": seed, "batch_norm": "batch", "favoured": 3.0 - (seed == 1), "largest_p": 0.2} for seed in range(3)
+    ]
+    frames = {"initialisation": rows_of(large), "training_batches": rows_of(small)}
+    assert tables.training_batches(frames).splitlines()[2:] == [
+        "| 500 images | 0.30 (0.30 to 0.30) | 1.00 (1.00 to 1.00) |  |",
+        "| 32 images | 0.20 (0.20 to 0.20) | 1.00 (1.00 to 1.00) | 2 of 3 |",
+    ]
+
+
 def test_float32_is_compared_after_as_many_batches():
     def run(compute, last):
         both = [{"compute": compute, "batch_norm": mode, "dominant": 0.0} for mode in ("running", "batch")]
