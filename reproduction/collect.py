@@ -29,6 +29,8 @@ STAGES = {
     "epoch_one": True,
     "exact": False,
     "uniform_start": False,
+    "long_run": True,
+    "remedy": False,
 }  # in their order, and whether the classes are shown one by one
 KEYS = {
     "loss": "loss",

@@ -22,7 +22,7 @@ from igb.report.figures import COLOURS, DASHES, FIGURE_2, class_colours, epoch_a
 from igb.report.figures import STYLE as REPORT_STYLE
 from igb.report.settings import mean_and_half_width
 from reproduction.collect import CLASS_QUANTITIES
-from reproduction.tables import INITS, LOSSES, MODES, SCALINGS, Frames, filled, last_probe, read, where
+from reproduction.tables import INITS, LOSSES, MODES, SCALINGS, Frames, filled, last_probe, read, remedies, where
 
 LONGEST = 300  # steps of a run of the grid
 MAPS = {
@@ -182,6 +182,31 @@ def piecewise_zero(frames: Frames) -> Figure:
     return _over_classes(classes, {title: {"quantity": one} for title, one in rows.items()}, _cells(classes))
 
 
+def remedy(frames: Frames) -> Figure:
+    """Dominance, classes guessed and accuracy under PZ after some epochs of CE, beside CE and PZ alone."""
+    runs = where(remedies(frames), batch_norm="running")
+    measures = {"dominance": "dominance", "guessed": "classes guessed", "accuracy": "mean accuracy"}
+    settings = runs[["loss", "warmup_epochs"]].drop_duplicates().itertuples(index=False)
+    first = runs.loc[runs["step"] == 1, "epoch"].min()
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 2.6), layout="constrained")
+        grid = figure.subplots(1, len(measures), sharex=True)
+        for (loss, epochs), colour in zip(settings, COLOURS[::2] + COLOURS[1::2], strict=False):
+            run = where(runs, loss=loss, warmup_epochs=epochs)
+            label = f"{loss} after {epochs} of ce" if epochs else loss
+            for axes, measure in zip(grid, measures, strict=True):
+                at = epochs_of(list(run["step"]), round(1 / first), first)
+                axes.plot(at, run[measure], color=colour, linewidth=1.2, label=label)
+        for axes, title in zip(grid, measures.values(), strict=True):
+            epoch_axis(axes, first, runs["epoch"].max())
+            axes.autoscale(axis="y")
+            axes.set(title=title, xlabel="epochs (log scale)")
+            axes.axvline(1, color="0.4", linestyle="--", linewidth=0.8)
+        handles = grid[0].get_legend_handles_labels()[0]
+        figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
+    return figure
+
+
 def _cells(classes: pd.DataFrame) -> dict[str, dict[str, object]]:
     """The learning rates and seeds that were run."""
     cells = classes[["lr", "seed"]].drop_duplicates().sort_values(["lr", "seed"])
@@ -212,6 +237,8 @@ def _over_classes(
                 axes.plot(at, table[k], color=colours[k], linestyle=DASHES[k % 2], linewidth=width, label=str(k))
             axes.axvline(1, color="0.4", linestyle="--", linewidth=0.8)
         epoch_axis(grid[0, 0], first, long["epoch"].max())
+        for axes in grid[-1] if len(columns) > len(FIGURE_2) else ():
+            axes.tick_params(axis="x", labelsize=6)
         for axes, title in zip(grid[0], columns, strict=True):
             axes.set_title(title)
         for axes, title in zip(grid[:, 0], rows, strict=True):
@@ -233,6 +260,7 @@ FIGURES: dict[str, tuple[tuple[str, ...], Callable[[Frames], Figure]]] = {
     "epoch_one": (("epoch_one_classes",), epoch_one),
     "piecewise_zero": (("epoch_one_classes",), piecewise_zero),
     "long_run": (("long_run_classes",), lambda frames: figure_2(frames["long_run_classes"])),
+    "remedy": (("long_run", "remedy"), remedy),
 }  # and the CSV files that each is drawn from
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from igb.folders import FINAL
 from igb.report.escape import THRESHOLD, Censored, first_for_good
 from igb.report.settings import mean_and_half_width
-from reproduction.collect import KEYS
+from reproduction.collect import CLASS_QUANTITIES, KEYS
 
 SCALINGS = ("standard", "unit", "symmetric", "raw")
 INITS = ("he", "torchvision", "replaced_conv1", "torch_default")
@@ -27,6 +27,7 @@ FIRST_QUANTITIES = {
     "accuracy_spread": "mean distance of Acc_k from 0.1",
 }
 LOSSES = ("ce", "bl_detached", "bl", "pz")
+LONG_EPOCHS = (0, 1, 5, 10, 20)
 END_QUANTITIES = {
     "accuracy": "accuracy",
     "worst_accuracy": "worst Acc_k",
@@ -172,16 +173,57 @@ def uniform_start(frames: Frames) -> str:
     return _ends(frames["uniform_start"], {"loss": "loss", "seed": "seed"})
 
 
+def long_run(frames: Frames) -> str:
+    """How the losses stand after some epochs: over the classes, and the class favoured at initialisation."""
+    classes = frames["long_run_classes"]
+    shown = [epoch for epoch in LONG_EPOCHS if epoch in set(classes["epoch"])]
+    rows = []
+    for loss in LOSSES:
+        start = where(classes, loss=loss, step=0).set_index("class")
+        for epoch in shown if len(start) else []:
+            at = where(classes, loss=loss, epoch=epoch).set_index("class")
+            favoured = at[at["rank"] == 1].iloc[0]
+            ranks = -start["rank"].rank().corr(at["probability"].rank())
+            rows.append(
+                [
+                    f"`{loss}`",
+                    f"{epoch}",
+                    _range(at["probability"]),
+                    _range(at["accuracy"]),
+                    f"{(at['accuracy'] < 0.5 / len(at)).sum()}",
+                    *(f"{favoured[name]:.2f}" for name in CLASS_QUANTITIES),
+                    f"{ranks:+.2f}",
+                ]
+            )
+    head = ["loss", "epoch", "p̄_k", "Acc_k", "classes with Acc_k < 0.05", "favoured class: p̄", "Acc",
+            "share of gradient", "active fraction", "rank correlation"]  # fmt: skip
+    return markdown(head, rows)
+
+
+def remedy(frames: Frames) -> str:
+    """What the epochs of cross-entropy before PZ do, beside cross-entropy and PZ alone after as many epochs."""
+    runs = remedies(frames)
+    return _ends(runs, {"loss": "loss", "warmup_epochs": "epochs of CE first"})
+
+
+def remedies(frames: Frames) -> pd.DataFrame:
+    """The runs of the remedy, and CE and PZ of the long run as far as they."""
+    runs, alone = frames["remedy"], frames["long_run"]
+    alone = alone[alone["loss"].isin(["ce", "pz"]) & (alone["step"] <= runs["step"].max())]
+    return pd.concat([alone, runs])
+
+
 def _ends(runs: pd.DataFrame, keys: Mapping[str, str]) -> str:
     """The last probe of each run, known by the columns in `keys` with their titles."""
     end = last_probe(runs)
     end["order"] = end["loss"].map(LOSSES.index)
     end = end.sort_values([{"loss": "order"}.get(key, key) for key in keys], kind="stable")
     batch = where(end, batch_norm="batch").set_index(list(keys))["favoured"]
+    favourites = "favoured: running, batch" if len(batch) else "favoured"
     rows = []
     for _, run in where(end, batch_norm="running").iterrows():
         known = [run[key] for key in keys]
-        favoured = [run["favoured"], batch[tuple(known)]]
+        favoured = [run["favoured"], *([batch[tuple(known)]] if len(batch) else [])]
         rows.append(
             [
                 *(f"`{one}`" if isinstance(one, str) else f"{one:g}" for one in known),
@@ -192,7 +234,7 @@ def _ends(runs: pd.DataFrame, keys: Mapping[str, str]) -> str:
                 *(f"{run[name]:.2f}" for name in END_QUANTITIES),
             ]
         )
-    head = [*keys.values(), "favoured: running, batch", "escape step", "most guessed (dominance)", "guessed",
+    head = [*keys.values(), favourites, "escape step", "most guessed (dominance)", "guessed",
             *END_QUANTITIES.values()]  # fmt: skip
     return markdown(head, rows)
 
@@ -323,4 +365,6 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[[Frames], str]]] = {
     "epoch_one": (("epoch_one",), epoch_one),
     "exact": (("epoch_one", "exact"), exact),
     "uniform_start": (("uniform_start",), uniform_start),
+    "long_run": (("long_run_classes",), long_run),
+    "remedy": (("long_run", "remedy"), remedy),
 }  # and the CSV files that each is made of

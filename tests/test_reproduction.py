@@ -17,6 +17,8 @@ OWN = {
     "epoch_one": ["loss=ce,pz", "optimizer.lr=0.001"],
     "exact": ["loss=pz"],
     "favoured_class": ["optimizer.lr=0.001"],
+    "long_run": ["loss=ce,pz", "seed=0"],
+    "remedy": ["loss.warmup_epochs=1,2", "seed=0"],
     "initialisation": ["data.scaling=standard,raw"],
     "piecewise_zero": ["optimizer.lr=0.001"],
     "open_choices": ["loss=ce,pz", "optimizer.lr=0.001", "optimizer.momentum=0.0,0.9", "seed=0"],
@@ -192,6 +194,41 @@ def test_float32_is_compared_after_as_many_batches():
     assert [line.split(" | ")[:5] for line in lines[2:]] == [
         ["| `pz`", "`exact`", "3, 3", "never", "300 (1.00)"],
         ["| `pz`", "`fast`", "3, 3", "never", "300 (1.00)"],
+    ]
+
+
+def test_the_remedy_is_beside_what_it_mends_after_as_many_epochs():
+    def run(loss, warmup_epochs, *steps):
+        return [
+            {"loss": loss, "warmup_epochs": warmup_epochs, "batch_norm": "running", "step": step, "epoch": step / 100,
+             "dominant": float(step // 100)}
+            for step in steps
+        ]  # fmt: skip
+
+    alone = rows_of([*run("ce", 0, 0, 1, 200, 900), *run("pz", 0, 0, 1, 200, 900), *run("bl", 0, 0, 1, 200, 900)])
+    frames = {"long_run": alone, "remedy": rows_of([*run("pz", 1, 0, 1, 200), *run("pz", 2, 0, 1, 200)])}
+    lines = [line.split(" | ") for line in tables.remedy(frames).splitlines()[2:]]
+    assert [line[:3] for line in lines] == [
+        ["| `ce`", "0", "3"], ["| `pz`", "0", "3"], ["| `pz`", "1", "3"], ["| `pz`", "2", "3"],
+    ]  # fmt: skip
+    assert {line[4] for line in lines} == {"2 (1.00)"}
+    handles = figures.remedy(frames).legends[0].get_texts()
+    assert [text.get_text() for text in handles] == ["ce", "pz", "pz after 1 of ce", "pz after 2 of ce"]
+
+
+def test_long_runs_are_compared_with_their_initial_order():
+    def probe(epoch, probability):
+        return [
+            {"loss": "pz", "step": 100 * epoch, "epoch": epoch, "class": k, "rank": 4 - k, "probability": p,
+             "accuracy": p / 10, "gradient_share": 0.25, "active_fraction": 0.5}
+            for k, p in enumerate(probability)
+        ]  # fmt: skip
+
+    classes = pd.DataFrame(probe(0, [0.0, 0.1, 0.2, 0.7]) + probe(5, [0.9, 0.4, 0.2, 0.1]) + probe(7, [0.0] * 4))
+    lines = tables.long_run({"long_run_classes": classes}).splitlines()[2:]
+    assert lines == [
+        "| `pz` | 0 | 0.15 (0.00 to 0.70) | 0.01 (0.00 to 0.07) | 4 | 0.70 | 0.07 | 0.25 | 0.50 | +1.00 |",
+        "| `pz` | 5 | 0.30 (0.10 to 0.90) | 0.03 (0.01 to 0.09) | 4 | 0.10 | 0.01 | 0.25 | 0.50 | -1.00 |",
     ]
 
 
