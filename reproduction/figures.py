@@ -182,6 +182,20 @@ def piecewise_zero(frames: Frames) -> Figure:
     return _over_classes(classes, {title: {"quantity": one} for title, one in rows.items()}, _cells(classes))
 
 
+def small_rate(frames: Frames) -> Figure:
+    """The probability of each class over epoch one under PZ at a small rate: a panel for each seed, in two rows."""
+    classes = frames["small_rate_classes"]
+    seeds = sorted(classes["seed"].unique())
+    across = -(-len(seeds) // 2)
+    place = classes["seed"].map(seeds.index)
+    rows = [seeds[:across], seeds[across:]]
+    return _over_classes(
+        classes.assign(row=place // across, column=place % across),
+        {"seeds " + ", ".join(map(str, row)): {"row": y, "quantity": "probability"} for y, row in enumerate(rows)},
+        {"seeds " + ", ".join(map(str, seeds[x::across])): {"column": x} for x in range(across)},
+    )
+
+
 def remedy(frames: Frames) -> Figure:
     """Dominance, classes guessed and accuracy under PZ after some epochs of CE, beside CE and PZ alone."""
     runs = where(remedies(frames), batch_norm="running")
@@ -257,6 +271,7 @@ FIGURES: dict[str, tuple[tuple[str, ...], Callable[[Frames], Figure]]] = {
     "initialisation": (("initialisation",), initialisation),
     "first_batches": (("first_batches",), first_batches),
     "open_choices": (("open_choices",), open_choices),
+    "small_rate": (("small_rate_classes",), small_rate),
     "epoch_one": (("epoch_one_classes",), epoch_one),
     "piecewise_zero": (("epoch_one_classes",), piecewise_zero),
     "long_run": (("long_run_classes",), lambda frames: figure_2(frames["long_run_classes"])),
