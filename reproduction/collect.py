@@ -2,8 +2,8 @@
 
 `python -m reproduction.collect multirun/reproduction docs/reproduction` reads the sweep of each stage, in the folder of
 its name, and writes into the other folder: `<stage>.csv`, a row for each finished run, batch-norm mode and
-probe; `<stage>_classes.csv`, one for each class too, for the stages whose classes are shown one by one; and `runs.csv`,
-a row for each run with its status and cost.
+probe; `<stage>_classes.csv`, one for each class too, in evaluation mode, for the stages whose classes are shown one by
+one; and `runs.csv`, a row for each run with its status and cost.
 """
 
 import sys
@@ -71,7 +71,7 @@ def collect(sweeps: Path, folder: Path) -> None:
             continue
         _write([(run, mode, over_probes(run, mode)) for run in runs for mode in run.modes], folder / f"{stage}.csv")
         if STAGES[stage]:
-            classes = [(run, mode, of_classes(run, mode)) for run in runs for mode in run.modes]
+            classes = [(run, "running", of_classes(run, "running")) for run in runs]
             _write(classes, folder / f"{stage}_classes.csv")
     table = pd.concat([part for part in of_runs if len(part)], ignore_index=True)
     order = table["stage"].map(list(STAGES).index)

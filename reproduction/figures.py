@@ -231,9 +231,7 @@ def _over_classes(
     classes: pd.DataFrame, rows: Mapping[str, Mapping[str, object]], columns: Mapping[str, Mapping[str, object]]
 ) -> Figure:
     """A line for each class over training; rows and columns by title, with the values that choose what they show."""
-    long = where(classes, batch_norm="running").melt(
-        classes.columns.drop(list(CLASS_QUANTITIES)), CLASS_QUANTITIES, var_name="quantity"
-    )
+    long = classes.melt(classes.columns.drop(list(CLASS_QUANTITIES)), CLASS_QUANTITIES, var_name="quantity")
     panels = {(row, column): where(long, **rows[row], **columns[column]) for row in rows for column in columns}
     rows = {row: rows[row] for row in rows if any(len(panels[row, column]) for column in columns)}
     colours = class_colours(long["class"].nunique())
