@@ -147,8 +147,8 @@ def rows_of(runs):
     common = {"loss": "pz", "init": "he", "scaling": "standard", "lr": 0.01, "momentum": 0.9, "warmup_epochs": 0,
               "compute": "fast", "seed": 0, "favoured": 3.0, "dominance": 1.0, "guessed": 1.0, "accuracy": 0.1,
               "worst_accuracy": 0.0, "favoured_accuracy": 1.0, "favoured_p": 1.0, "others_p": 0.0, "active": 0.1,
-              "favoured_share": 1.0, "dominant_share": 1.0, "smallest_p": 0.0, "others_accuracy": 0.0,
-              "dominant_accuracy": 1.0}  # fmt: skip
+              "favoured_share": 1.0, "dominant_share": 1.0, "dominant_accuracy": 1.0,
+              "gradient": 0.2}  # fmt: skip
     return pd.DataFrame([common | run for run in runs])
 
 
@@ -162,19 +162,22 @@ def test_hits_are_counted_for_each_favourite():
     slow = [row | {"lr": 0.001, "momentum": 0.0, "step": 5 * row["step"], "dominant": 3.0} for row in ends]
     pushed = pd.DataFrame({"init": "he", "batch_norm": "batch", "seed": [0, 1, 2, 9], "pz_pushed": [5, 7, 5, 0]})
     frames = {"favoured_class": rows_of(ends), "small_rate": rows_of(slow), "features": pushed}
-    assert "| dominance | 1.00 ± 0.00 | 1.00 ± 0.00 |" in tables.piecewise_zero(frames).splitlines()
+    assert "| dominance |" + " 1.00 (1.00 to 1.00) |" * 3 in tables.piecewise_zero(frames).splitlines()
     lines = tables.favoured_class(frames).splitlines()
-    assert lines[0].count("most guessed after") == 2
-    assert lines[3] == "| 1 | 3 | 7 | 7 | 3 (1.00) | 7 (1.00) |"
-    assert [line.split(" | ")[-2:] for line in lines[-4:]] == [
-        ["3 of 3", "1 of 3 |"],
-        ["0 of 3", "1 of 3 |"],
-        ["0 of 3", "2 of 3 |"],
-        ["3 of 3", "3 of 3 |"],
+    assert lines[0].endswith(
+        "most guessed: rate 0.001, momentum 0, 0 batches | most guessed: rate 0.001, momentum 0, 1,500 batches | "
+        "most guessed: rate 0.01, momentum 0.9, 300 batches |"
+    )
+    assert lines[3] == "| 1 | 3 | 7 | 7 | 3 (1.00) | 3 (1.00) | 7 (1.00) |"
+    assert [line.split(" | ")[-3:] for line in lines[-4:]] == [
+        ["3 of 3", "3 of 3", "1 of 3 |"],
+        ["3 of 3", "3 of 3", "3 of 3 |"],
+        ["0 of 3", "0 of 3", "1 of 3 |"],
+        ["3 of 3", "3 of 3", "3 of 3 |"],
     ]
     verdicts = tables.verdicts(frames).splitlines()[2:]
     assert [line[:8] for line in verdicts] == ["| **E.**", "| **F.**", "| **H.**"]
-    assert "most guessed in 3, 1, and" in verdicts[1]
+    assert "most guessed in 3, 3, 1 of 3 seeds" in verdicts[1]
 
 
 def test_the_favoured_class_is_compared_between_chunks_of_images():
