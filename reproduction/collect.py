@@ -3,17 +3,21 @@
 `python -m reproduction.collect multirun/reproduction docs/reproduction` reads the sweep of each stage, in the folder of
 its name, and writes into the other folder: `<stage>.csv`, a row for each finished run, batch-norm mode and
 probe; `<stage>_classes.csv`, one for each class too, in evaluation mode, for the stages whose classes are shown one by
-one; and `runs.csv`, a row for each run with its status and cost.
+one; and `runs.csv`, a row for each run with its status and cost, those of stages not begun among them.
 """
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from igb._checks import InputError
+from igb._paths import config_folder
 from igb.folders import FINAL
 from igb.report.escape import favoured_order
 from igb.report.runs import Run, find_runs
@@ -61,6 +65,9 @@ def collect(sweeps: Path, folder: Path) -> None:
         else pd.DataFrame({"stage": []})
     )
     of_runs = [kept[~kept["stage"].isin(found)]]
+    for stage in STAGES:
+        if stage not in found and stage not in set(kept["stage"]):
+            of_runs.append(pd.DataFrame([{"stage": stage, "status": "not begun"}] * described(stage)))
     for stage, sweep in found.items():
         runs, left_out = find_runs([sweep])
         print(f"{stage}: {len(runs)} runs, {len(left_out)} without a probe")
@@ -76,6 +83,14 @@ def collect(sweeps: Path, folder: Path) -> None:
     table = pd.concat([part for part in of_runs if len(part)], ignore_index=True)
     order = table["stage"].map(list(STAGES).index)
     table.iloc[np.argsort(order, kind="stable")].to_csv(folder / "runs.csv", index=False)
+
+
+def described(stage: str) -> int:
+    """The number of runs of a stage by its description."""
+    file = config_folder() / "experiment" / "reproduction" / f"{stage}.yaml"
+    params = OmegaConf.select(OmegaConf.load(file), "hydra.sweeper.params")
+    overrides = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
+    return math.prod(len(list(one.sweep_iterator())) if one.is_sweep_override() else 1 for one in overrides)
 
 
 def keys(run: Run) -> dict[str, object]:

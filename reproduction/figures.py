@@ -6,8 +6,7 @@ in the tables of the pages, each between the line `<!-- table: NAME -->` and the
 
 import math
 import sys
-from collections.abc import Callable, Mapping
-from itertools import product
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,10 @@ MAPS = {
     "accuracy": "mean accuracy",
 }
 STYLE = REPORT_STYLE | {"text.parse_math": True}
+
+Choices = Mapping[str, Mapping[str, object]]  # by title, the values that choose what is shown
+Panel = tuple[str, Mapping[str, object]]  # its title, and the values that choose what it shows
+Row = tuple[str, Sequence[Panel]]  # the title of its y axis
 
 
 def initialisation(frames: Frames) -> Figure:
@@ -155,19 +158,19 @@ def _step_axis(axes: Axes, last: int) -> None:
     axes.set_xlim(0.27, last * 1.1)
 
 
-def figure_2(classes: pd.DataFrame) -> Figure:
-    """Probability and accuracy of each class over training, in the paper's layout: a row for each loss, one seed."""
-    return _over_classes(
-        where(classes, seed=classes["seed"].min()),
-        {loss: {"loss": loss} for loss in LOSSES},
-        {heading: {"quantity": quantity} for quantity, heading in FIGURE_2.items()},
-    )
+def long_run(frames: Frames) -> Figure:
+    """Figure 2 of the paper: probability and accuracy of each class over training, a row for each loss, one seed."""
+    classes = frames["long_run_classes"]
+    rows = {loss: {"loss": loss} for loss in LOSSES}
+    columns = {heading: {"quantity": quantity} for quantity, heading in FIGURE_2.items()}
+    return _over_classes(where(classes, seed=classes["seed"].min()), _crossed(rows, columns))
 
 
 def epoch_one(frames: Frames) -> Figure:
     """The probability of each class over epoch one: a row for each loss, a column for each learning rate and seed."""
     classes = frames["epoch_one_classes"]
-    return _over_classes(classes, {loss: {"loss": loss, "quantity": "probability"} for loss in LOSSES}, _cells(classes))
+    rows = {rf"{loss}: $\bar{{p}}_k$": {"loss": loss, "quantity": "probability"} for loss in LOSSES}
+    return _over_classes(classes, _crossed(rows, _cells(classes)))
 
 
 def piecewise_zero(frames: Frames) -> Figure:
@@ -179,21 +182,17 @@ def piecewise_zero(frames: Frames) -> Figure:
         "active fraction": "active_fraction",
         "share of gradient": "gradient_share",
     }
-    return _over_classes(classes, {title: {"quantity": one} for title, one in rows.items()}, _cells(classes))
+    return _over_classes(classes, _crossed({title: {"quantity": one} for title, one in rows.items()}, _cells(classes)))
 
 
 def small_rate(frames: Frames) -> Figure:
     """The probability of each class over epoch one under PZ at a small rate: a panel for each seed, in two rows."""
     classes = frames["small_rate_classes"]
-    seeds = sorted(classes["seed"].unique())
-    across = -(-len(seeds) // 2)
-    place = classes["seed"].map(seeds.index)
-    rows = [seeds[:across], seeds[across:]]
-    return _over_classes(
-        classes.assign(row=place // across, column=place % across),
-        {"seeds " + ", ".join(map(str, row)): {"row": y, "quantity": "probability"} for y, row in enumerate(rows)},
-        {"seeds " + ", ".join(map(str, seeds[x::across])): {"column": x} for x in range(across)},
-    )
+    panels: list[Panel] = [
+        (f"seed {seed}", {"seed": seed, "quantity": "probability"}) for seed in sorted(classes["seed"].unique())
+    ]
+    across = -(-len(panels) // 2)
+    return _over_classes(classes, [(r"$\bar{p}_k$", panels[:across]), (r"$\bar{p}_k$", panels[across:])])
 
 
 def remedy(frames: Frames) -> Figure:
@@ -221,42 +220,47 @@ def remedy(frames: Frames) -> Figure:
     return figure
 
 
-def _cells(classes: pd.DataFrame) -> dict[str, dict[str, object]]:
+def _cells(classes: pd.DataFrame) -> Choices:
     """The learning rates and seeds that were run."""
     cells = classes[["lr", "seed"]].drop_duplicates().sort_values(["lr", "seed"])
     return {f"rate {lr:g}, seed {seed}": {"lr": lr, "seed": seed} for lr, seed in cells.itertuples(index=False)}
 
 
-def _over_classes(
-    classes: pd.DataFrame, rows: Mapping[str, Mapping[str, object]], columns: Mapping[str, Mapping[str, object]]
-) -> Figure:
-    """A line for each class over training; rows and columns by title, with the values that choose what they show."""
+def _crossed(rows: Choices, columns: Choices) -> list[Row]:
+    """A panel for each row and column, both by title."""
+    return [(row, [(title, {**chosen, **columns[title]}) for title in columns]) for row, chosen in rows.items()]
+
+
+def _over_classes(classes: pd.DataFrame, grid: Sequence[Row]) -> Figure:
+    """A line for each class over training, in the panels of the grid; rows without any are left out."""
     long = classes.melt(classes.columns.drop(list(CLASS_QUANTITIES)), CLASS_QUANTITIES, var_name="quantity")
-    panels = {(row, column): where(long, **rows[row], **columns[column]) for row in rows for column in columns}
-    rows = {row: rows[row] for row in rows if any(len(panels[row, column]) for column in columns)}
+    shown = [(row, [(title, where(long, **chosen)) for title, chosen in panels]) for row, panels in grid]
+    shown = [(row, panels) for row, panels in shown if any(len(panel) for _, panel in panels)]
+    across = max(len(panels) for _, panels in shown)
     colours = class_colours(long["class"].nunique())
     first = long.loc[long["step"] == 1, "epoch"].min()
+    above = None  # the titles of the row above, which are not repeated
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 1.0 + 1.5 * len(rows)), layout="constrained")
-        grid = figure.subplots(len(rows), len(columns), sharex=True, sharey=True, squeeze=False)
-        for (row, column), axes in zip(product(rows, columns), grid.flat, strict=True):
-            panel = panels[row, column]
-            table = panel.pivot(index="step", columns="class", values="value")
-            at = epochs_of(list(table.index), round(1 / first), first)
-            favoured = set(panel.loc[panel["rank"] == 1, "class"])
-            for k in table.columns:
-                width = 2.0 if k in favoured else 0.9
-                axes.plot(at, table[k], color=colours[k], linestyle=DASHES[k % 2], linewidth=width, label=str(k))
-            axes.axvline(1, color="0.4", linestyle="--", linewidth=0.8)
-        epoch_axis(grid[0, 0], first, long["epoch"].max())
-        for axes in grid[-1] if len(columns) > len(FIGURE_2) else ():
-            axes.tick_params(axis="x", labelsize=6)
-        for axes, title in zip(grid[0], columns, strict=True):
-            axes.set_title(title)
-        for axes, title in zip(grid[:, 0], rows, strict=True):
-            axes.set_ylabel(title)
-        for axes in grid[-1]:
+        figure = Figure(figsize=(max(7.2, 1.6 * across), 1.0 + 1.5 * len(shown)), layout="constrained")
+        axes_of = figure.subplots(len(shown), across, sharex=True, sharey=True, squeeze=False)
+        for (row, panels), line in zip(shown, axes_of, strict=True):
+            line[0].set_ylabel(row)
+            titles = [title for title, _ in panels]
+            for (title, panel), axes in zip(panels, line, strict=False):
+                table = panel.pivot(index="step", columns="class", values="value")
+                at = epochs_of(list(table.index), round(1 / first), first)
+                favoured = set(panel.loc[panel["rank"] == 1, "class"])
+                for k in table.columns:
+                    width = 2.0 if k in favoured else 0.9
+                    axes.plot(at, table[k], color=colours[k], linestyle=DASHES[k % 2], linewidth=width, label=str(k))
+                axes.axvline(1, color="0.4", linestyle="--", linewidth=0.8)
+                axes.set_title(title if titles != above else "")
+            above = titles
+        epoch_axis(axes_of[0, 0], first, long["epoch"].max())
+        for axes in axes_of[-1]:
             axes.set_xlabel("epochs (log scale)")
+            if across > len(FIGURE_2):
+                axes.tick_params(axis="x", labelsize=6)
         handles = [
             Line2D([], [], color=colour, linestyle=DASHES[k % 2], label=str(k)) for k, colour in enumerate(colours)
         ]
@@ -272,7 +276,7 @@ FIGURES: dict[str, tuple[tuple[str, ...], Callable[[Frames], Figure]]] = {
     "small_rate": (("small_rate_classes",), small_rate),
     "epoch_one": (("epoch_one_classes",), epoch_one),
     "piecewise_zero": (("epoch_one_classes",), piecewise_zero),
-    "long_run": (("long_run_classes",), lambda frames: figure_2(frames["long_run_classes"])),
+    "long_run": (("long_run_classes",), long_run),
     "remedy": (("long_run", "remedy"), remedy),
 }  # and the CSV files that each is drawn from
 

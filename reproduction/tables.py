@@ -46,11 +46,11 @@ END_QUANTITIES = {
     "accuracy": "accuracy",
     "worst_accuracy": "worst Acc_k",
     "favoured_accuracy": "Acc of the favoured class",
-    "favoured_p": "its p̄",
+    "favoured_p": "p̄ of the favoured class",
     "others_p": "largest other p̄_k",
     "active": "active fraction",
     "favoured_share": "share of gradient: the favoured class",
-    "dominant_share": "the most guessed",
+    "dominant_share": "share of gradient: the class most guessed",
 }
 FIGURE = "{folder}"  # stands for the folder of the figures until a page is filled in
 
@@ -192,8 +192,14 @@ def piecewise_zero(frames: Frames) -> str:
 
 
 def epoch_one(frames: Frames) -> str:
-    """How the runs of one epoch end."""
-    return _ends(frames["epoch_one"], {"loss": "loss", "lr": "rate", "seed": "seed"})
+    """How the runs of one epoch end, but for those of PZ."""
+    runs = frames["epoch_one"]
+    return _ends(runs[runs["loss"] != "pz"], {"loss": "loss", "lr": "rate", "seed": "seed"})
+
+
+def epoch_one_pz(frames: Frames) -> str:
+    """How the runs of one epoch under PZ end."""
+    return _ends(where(frames["epoch_one"], loss="pz"), {"lr": "rate", "seed": "seed"})
 
 
 def exact(frames: Frames) -> str:
@@ -214,15 +220,19 @@ def long_run(frames: Frames) -> str:
     classes = frames["long_run_classes"]
     shown = [epoch for epoch in LONG_EPOCHS if epoch in set(classes["epoch"])]
     rows = []
-    for loss in LOSSES:
-        start = where(classes, loss=loss, step=0).set_index("class")
-        for epoch in shown if len(start) else []:
-            at = where(classes, loss=loss, epoch=epoch).set_index("class")
+    for loss, seed in sorted(set(zip(classes["loss"], classes["seed"], strict=True)), key=_by_loss):
+        run = where(classes, loss=loss, seed=seed)
+        start = where(run, step=0).set_index("class")
+        for epoch in shown:
+            at = where(run, epoch=epoch).set_index("class")
+            if at.empty:  # of a run that diverged
+                continue
             favoured = at[at["rank"] == 1].iloc[0]
             ranks = -start["rank"].rank().corr(at["probability"].rank())
             rows.append(
                 [
                     f"`{loss}`",
+                    f"{seed}",
                     f"{epoch}",
                     _range(at["probability"]),
                     _range(at["accuracy"]),
@@ -231,8 +241,9 @@ def long_run(frames: Frames) -> str:
                     f"{ranks:+.2f}",
                 ]
             )
-    head = ["loss", "epoch", "p̄_k", "Acc_k", "classes with Acc_k < 0.05", "favoured class: p̄", "Acc",
-            "share of gradient", "active fraction", "rank correlation"]  # fmt: skip
+    head = ["loss", "seed", "epoch", "p̄_k", "Acc_k", "classes with Acc_k < 0.05", "favoured class: p̄",
+            "favoured class: Acc", "favoured class: share of gradient", "favoured class: active fraction",
+            "rank correlation with initialisation"]  # fmt: skip
     return markdown(head, rows)
 
 
@@ -282,10 +293,11 @@ def stages(frames: Frames) -> str:
     for stage, some in runs.groupby("stage", sort=False):
         finished = some["status"].isin(FINAL)
         hours = (some["wall_seconds"] * some["threads"]).sum() / 3600
-        precision = ", ".join(some["precision"].dropna().unique())
-        images = ", ".join(f"{number:,.0f}" for number in some["images"].dropna().unique())
-        threads = ", ".join(f"{number:.0f}" for number in some["threads"].dropna().unique())
-        longest = f"{some['steps'].max():,.0f}"
+        precision, images, threads = (
+            ", ".join(form(value) for value in some[column].dropna().unique())
+            for column, form in (("precision", str), ("images", "{:,.0f}".format), ("threads", "{:.0f}".format))
+        )
+        longest = f"{some['steps'].max():,.0f}" if finished.any() else ""
         done = f"{finished.sum()} of {len(some)}"
         rows.append([f"`{stage}`", done, longest, images, precision, threads, f"{hours:.1f}"])
     hours = (runs["wall_seconds"] * runs["threads"]).sum() / 3600
@@ -334,6 +346,10 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _by_loss(known: tuple[str, int]) -> tuple[int, int]:
+    return LOSSES.index(known[0]), known[1]
 
 
 def _range(values: "pd.Series[float]") -> str:
@@ -447,7 +463,7 @@ VERDICTS = (
         "**H.** Under PZ training is almost entirely driven by the favoured class",
         "not reproduced: at small rates the classes that survive share the gradient; where one has won, it has all of "
         "a gradient that has vanished",
-        ("favoured_class", "small_rate"),
+        ("favoured_class", "small_rate", "epoch_one"),
         _h,
         "piecewise_zero",
     ),
@@ -462,6 +478,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[[Frames], str]]] = {
     "favoured_class": (("favoured_class", "small_rate", "features"), favoured_class),
     "piecewise_zero": (("favoured_class", "small_rate"), piecewise_zero),
     "epoch_one": (("epoch_one",), epoch_one),
+    "epoch_one_pz": (("epoch_one",), epoch_one_pz),
     "exact": (("epoch_one", "exact"), exact),
     "uniform_start": (("uniform_start",), uniform_start),
     "long_run": (("long_run_classes",), long_run),

@@ -130,7 +130,7 @@ def test_a_stage_runs_and_is_collected_and_drawn(stage, command, tmp_path):
     assert status == 0, output
     collect(tmp_path / "sweeps", tmp_path / "page")
     table = pd.read_csv(tmp_path / "page" / f"{stage}.csv")
-    runs = pd.read_csv(tmp_path / "page" / "runs.csv")
+    runs = tables.where(pd.read_csv(tmp_path / "page" / "runs.csv"), stage=stage)
     assert set(runs["status"]) == {"completed"}
     assert len(runs) == len(table.groupby(list(KEYS.values())))
     wanted = [name for name, (needs, _) in tables.TABLES.items() if needs == (stage,)]
@@ -162,6 +162,7 @@ def test_hits_are_counted_for_each_favourite():
     slow = [row | {"lr": 0.001, "momentum": 0.0, "step": 5 * row["step"], "dominant": 3.0} for row in ends]
     pushed = pd.DataFrame({"init": "he", "batch_norm": "batch", "seed": [0, 1, 2, 9], "pz_pushed": [5, 7, 5, 0]})
     frames = {"favoured_class": rows_of(ends), "small_rate": rows_of(slow), "features": pushed}
+    frames["epoch_one"] = frames["small_rate"]
     assert "| dominance |" + " 1.00 (1.00 to 1.00) |" * 3 in tables.piecewise_zero(frames).splitlines()
     lines = tables.favoured_class(frames).splitlines()
     assert lines[0].endswith(
@@ -228,7 +229,7 @@ def test_the_remedy_is_beside_what_it_mends_after_as_many_epochs():
 def test_long_runs_are_compared_with_their_initial_order():
     def probe(epoch, probability):
         return [
-            {"loss": "pz", "step": 100 * epoch, "epoch": epoch, "class": k, "rank": 4 - k, "probability": p,
+            {"loss": "pz", "seed": 0, "step": 100 * epoch, "epoch": epoch, "class": k, "rank": 4 - k, "probability": p,
              "accuracy": p / 10, "gradient_share": 0.25, "active_fraction": 0.5}
             for k, p in enumerate(probability)
         ]  # fmt: skip
@@ -236,8 +237,8 @@ def test_long_runs_are_compared_with_their_initial_order():
     classes = pd.DataFrame(probe(0, [0.0, 0.1, 0.2, 0.7]) + probe(5, [0.9, 0.4, 0.2, 0.1]) + probe(7, [0.0] * 4))
     lines = tables.long_run({"long_run_classes": classes}).splitlines()[2:]
     assert lines == [
-        "| `pz` | 0 | 0.15 (0.00 to 0.70) | 0.01 (0.00 to 0.07) | 4 | 0.70 | 0.07 | 0.25 | 0.50 | +1.00 |",
-        "| `pz` | 5 | 0.30 (0.10 to 0.90) | 0.03 (0.01 to 0.09) | 4 | 0.10 | 0.01 | 0.25 | 0.50 | -1.00 |",
+        "| `pz` | 0 | 0 | 0.15 (0.00 to 0.70) | 0.01 (0.00 to 0.07) | 4 | 0.70 | 0.07 | 0.25 | 0.50 | +1.00 |",
+        "| `pz` | 0 | 5 | 0.30 (0.10 to 0.90) | 0.03 (0.01 to 0.09) | 4 | 0.10 | 0.01 | 0.25 | 0.50 | -1.00 |",
     ]
 
 
@@ -256,10 +257,21 @@ def test_features_of_every_initialiser_are_tabulated(monkeypatch):
     assert tables.features({"features": table}).count("`") == 16
 
 
+def test_stages_not_begun_are_listed_with_the_runs_of_their_descriptions(tmp_path):
+    tiny_run(tmp_path / "sweeps" / "initialisation" / "run", "trainer.max_epochs=0")
+    for _ in range(2):  # the second time they are there already
+        collect(tmp_path / "sweeps", tmp_path / "page")
+    lines = tables.stages(tables.read(tmp_path / "page")).splitlines()
+    assert lines[2].startswith("| `initialisation` | 1 of 1 | 0 | ")
+    assert lines[3] == "| `training_batches` | 0 of 20 |  |  |  |  | 0.0 |"
+    assert [line.split(" | ")[0] for line in lines[2:]] == [*(f"| `{stage}`" for stage in STAGES), "| all"]
+
+
 def test_a_stage_that_was_not_run_again_keeps_its_tables(tmp_path):
     for stage in ("initialisation", "first_batches"):
         tiny_run(tmp_path / "sweeps" / stage / "run", "trainer.max_epochs=0")
         collect(tmp_path / "sweeps", tmp_path / "page")
         (tmp_path / "sweeps" / stage).rename(tmp_path / stage)
-    assert list(pd.read_csv(tmp_path / "page" / "runs.csv")["stage"]) == ["initialisation", "first_batches"]
+    runs = pd.read_csv(tmp_path / "page" / "runs.csv")
+    assert list(runs.loc[runs["status"] == "completed", "stage"]) == ["initialisation", "first_batches"]
     assert (tmp_path / "page" / "initialisation.csv").exists()
