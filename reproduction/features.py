@@ -4,6 +4,7 @@
 and writes, in both batch-norm modes, how they see the same test images.
 """
 
+import copy
 import sys
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def alike(network: nn.Module, images: Tensor, labels: Tensor, mode: str) -> dict
     guessed; <loss>_active: share of images with a gradient; <loss>_wrong_way: share of them whose own class's logit is
     pushed down; <loss>_pushed: the class whose logit the mean gradient pushes up most.
     """
-    network.train(mode == "batch")
+    network = copy.deepcopy(network).train(mode == "batch")  # whose running statistics then change
     seen: list[Tensor] = []
     handle = network.get_submodule("fc").register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
     with torch.no_grad():

@@ -21,7 +21,19 @@ from igb.report.figures import COLOURS, DASHES, FIGURE_2, class_colours, epoch_a
 from igb.report.figures import STYLE as REPORT_STYLE
 from igb.report.settings import mean_and_half_width
 from reproduction.collect import CLASS_QUANTITIES
-from reproduction.tables import INITS, LOSSES, MODES, SCALINGS, Frames, filled, last_probe, read, remedies, where
+from reproduction.tables import (
+    FIRST_QUANTITIES,
+    INITS,
+    LOSSES,
+    MODES,
+    SCALINGS,
+    Frames,
+    filled,
+    last_probe,
+    read,
+    remedies,
+    where,
+)
 
 LONGEST = 300  # steps of a run of the grid
 MAPS = {
@@ -65,12 +77,7 @@ def initialisation(frames: Frames) -> Figure:
 def first_batches(frames: Frames) -> Figure:
     """What moves in the first batches: learning rate 0 above, the default below; both batch-norm modes."""
     runs = frames["first_batches"]
-    shown = {
-        "largest_p": (r"largest $\bar{p}_k$", COLOURS[0], "-"),
-        "smallest_p": (r"smallest $\bar{p}_k$", COLOURS[1], "-"),
-        "dominance": ("dominance", COLOURS[6], (0, (4, 1.2))),
-        "favoured_p": (r"$\bar{p}$ of the favoured class", COLOURS[3], (0, (1, 1))),
-    }
+    styles = ((COLOURS[0], "-"), (COLOURS[3], (0, (1, 1))), (COLOURS[1], "-"), (COLOURS[6], (0, (4, 1.2))))
     rates = sorted(runs["lr"].unique())
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 1.2 + 1.7 * len(rates)), layout="constrained")
@@ -78,8 +85,8 @@ def first_batches(frames: Frames) -> Figure:
         for row, lr in zip(grid, rates, strict=True):
             for axes, mode in zip(row, MODES, strict=True):
                 some = where(runs, lr=lr, batch_norm=mode)
-                for quantity, (title, colour, dashes) in shown.items():
-                    _over_seeds(axes, some, quantity, color=colour, linestyle=dashes, label=title)
+                for (quantity, title), (colour, dashes) in zip(FIRST_QUANTITIES.items(), styles, strict=True):
+                    _over_seeds(axes, some, quantity, color=colour, linestyle=dashes, label=_typeset(title))
                 axes.set_title(f"learning rate {lr:g}, {MODES[mode]}")
                 axes.axhline(0.1, color="0.4", linestyle=":", linewidth=0.8)
         _step_axis(grid[0, 0], int(runs["step"].max()))
@@ -90,7 +97,7 @@ def first_batches(frames: Frames) -> Figure:
         figure.legend(
             handles=handles,
             loc="outside lower center",
-            ncols=4,
+            ncols=2,
             frameon=False,
             title=f"mean and 95 % interval over {runs['seed'].nunique()} seeds",
         )
@@ -150,6 +157,11 @@ def _over_seeds(axes: Axes, runs: pd.DataFrame, quantity: str, **style: Any) -> 
     axes.fill_between(at, mean - half, mean + half, color=style["color"], alpha=0.15, linewidth=0)
 
 
+def _typeset(title: str) -> str:
+    """A title of a table, for a figure."""
+    return title.replace("Acc_k", r"$\mathrm{Acc}_k$").replace("p̄_k", r"$\bar{p}_k$").replace("p̄", r"$\bar{p}$")
+
+
 def _step_axis(axes: Axes, last: int) -> None:
     axes.set_xscale("log")
     ticks = [step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if step <= last]
@@ -167,8 +179,9 @@ def long_run(frames: Frames) -> Figure:
 
 
 def epoch_one(frames: Frames) -> Figure:
-    """The probability of each class over epoch one: a row for each loss, a column for each learning rate and seed."""
+    """The probability of each class over epoch one: a row for each loss, a column for each learning rate, one seed."""
     classes = frames["epoch_one_classes"]
+    classes = where(classes, seed=classes["seed"].min())
     rows = {rf"{loss}: $\bar{{p}}_k$": {"loss": loss, "quantity": "probability"} for loss in LOSSES}
     return _over_classes(classes, _crossed(rows, _cells(classes)))
 

@@ -1,3 +1,6 @@
+import shutil
+
+import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
@@ -147,38 +150,84 @@ def rows_of(runs):
     common = {"loss": "pz", "init": "he", "scaling": "standard", "lr": 0.01, "momentum": 0.9, "warmup_epochs": 0,
               "compute": "fast", "seed": 0, "favoured": 3.0, "dominance": 1.0, "guessed": 1.0, "accuracy": 0.1,
               "worst_accuracy": 0.0, "favoured_accuracy": 1.0, "favoured_p": 1.0, "others_p": 0.0, "active": 0.1,
-              "favoured_share": 1.0, "dominant_share": 1.0, "dominant_accuracy": 1.0,
+              "favoured_share": 1.0, "dominant_accuracy": 1.0, "mean_p": 0.1,
               "gradient": 0.2}  # fmt: skip
     return pd.DataFrame([common | run for run in runs])
 
 
-def test_hits_are_counted_for_each_favourite():
+def decided(frames):
+    """The numbers of the verdicts that these frames suffice for, by the letters of their claims."""
+    rows = [line.split(" | ") for line in tables.verdicts(frames).splitlines()[2:]]
+    return {row[0][4]: row[2] for row in rows if row[2]}
+
+
+def test_ends_and_hits_are_counted_over_seeds():
     ends = [
-        {"seed": seed, "batch_norm": mode, "step": step, "favoured": favoured, "dominant": dominant if step else 3.0}
+        {"seed": seed, "batch_norm": mode, "step": step, "favoured": favoured, "dominant": dominant if step else 3.0,
+         "dominance": 1.0 if seed else 0.5, "favoured_p": 0.2 * seed, "others_p": 0.3, "gradient": 0.2 + seed,
+         "favoured_share": seed / 8}
         for seed, dominant in ((0, 3.0), (1, 7.0), (2, 5.0))
         for mode, favoured in (("running", 3.0), ("batch", 7.0))
         for step in (0, 300)
-    ]
+    ]  # fmt: skip
     slow = [row | {"lr": 0.001, "momentum": 0.0, "step": 5 * row["step"], "dominant": 3.0} for row in ends]
     pushed = pd.DataFrame({"init": "he", "batch_norm": "batch", "seed": [0, 1, 2, 9], "pz_pushed": [5, 7, 5, 0]})
-    frames = {"favoured_class": rows_of(ends), "small_rate": rows_of(slow), "features": pushed}
-    frames["epoch_one"] = frames["small_rate"]
-    assert "| dominance |" + " 1.00 (1.00 to 1.00) |" * 3 in tables.piecewise_zero(frames).splitlines()
-    lines = tables.favoured_class(frames).splitlines()
-    assert lines[0].endswith(
-        "most guessed: rate 0.001, momentum 0, 0 batches | most guessed: rate 0.001, momentum 0, 1,500 batches | "
-        "most guessed: rate 0.01, momentum 0.9, 300 batches |"
-    )
-    assert lines[3] == "| 1 | 3 | 7 | 7 | 3 (1.00) | 3 (1.00) | 7 (1.00) |"
-    assert [line.split(" | ")[-3:] for line in lines[-4:]] == [
-        ["3 of 3", "3 of 3", "1 of 3 |"],
-        ["3 of 3", "3 of 3", "3 of 3 |"],
-        ["0 of 3", "0 of 3", "1 of 3 |"],
-        ["3 of 3", "3 of 3", "3 of 3 |"],
+    small = [{"seed": seed, "batch_norm": "batch", "favoured": 7.0} for seed in range(4)]
+    frames = {"favoured_class": rows_of(ends), "small_rate": rows_of(slow), "features": pushed,
+              "training_batches": rows_of(small), "epoch_one": pd.DataFrame()}  # fmt: skip
+    assert tables.favoured_class(frames).splitlines()[::2] == [
+        "| seed | favoured | favoured by batch statistics | so in batches of 32 | pushed up most by PZ | most guessed: "
+        "rate 0.001, momentum 0, 0 batches | most guessed: rate 0.001, momentum 0, 1,500 batches | most guessed: "
+        "rate 0.01, momentum 0.9, 300 batches |",
+        "| 0 | 3 | 7 | 7 | 5 | 3 (0.50) | 3 (0.50) | 3 (0.50) |",
+        "| 2 | 3 | 7 | 7 | 5 | 3 (1.00) | 3 (1.00) | 5 (1.00) |",
+        "| *favoured by batch statistics* is the most guessed |  |  |  |  | 0 of 3 | 0 of 3 | 1 of 3 |",
+        "| *pushed up most by PZ* is the most guessed |  |  |  |  | 0 of 3 | 0 of 3 | 2 of 3 |",
     ]
-    verdicts = tables.verdicts(frames).splitlines()[2:]
-    assert [line[:8] for line in verdicts] == ["| **E.**", "| **F.**", "| **H.**"]
-    assert "most guessed in 3, 3, 1 of 3 seeds" in verdicts[1]
+    counts = [line.split(" | ")[1:] for line in tables.piecewise_zero(frames).splitlines()[2:7]]
+    assert [line[-1] for line in counts] == ["2 of 3 |", "1 of 3 |", "1 of 3 |", "2 of 3 |", "1 of 3 |"]
+    cells = "rate 0.001, momentum 0, 1,500 batches / rate 0.01, momentum 0.9, 300 batches: "
+    assert decided(frames) == {
+        "E": f"{cells}the favoured class has the highest p̄ in 1 of 3 / 1 of 3; "
+        "one class stands alone in 2 of 3 / 2 of 3",
+        "F": f"{cells}the favoured class is the most guessed in 3 of 3 / 1 of 3",
+        "H": f"{cells}by batch statistics, medians: share of the favoured class 0.12 / 0.12; "
+        "mean norm of the gradient 1.2 / 1.2",
+    }
+
+
+def test_a_favoured_class_rises_between_two_means():
+    steps = {0: 0.9, 60: 0.1, 100: 0.3, 500: 0.0, 800: 0.4, 1563: 0.6}
+    rows = [
+        {"seed": 3, "step": step, "class": k, "rank": 2 - k, "probability": p if k else 0.005}
+        for step, p in steps.items()
+        for k in (0, 1)
+    ]
+    ends = [{"seed": 3, "batch_norm": "running", "step": step, "dominant": 1.0, "favoured": 1.0} for step in steps]
+    frames = {"small_rate": rows_of(ends), "small_rate_classes": pd.DataFrame(rows)}
+    assert tables.small_rate(frames).splitlines()[-1] == "| 3 | 1 | 0.90 | 0.20 | 0.50 | 1 (0.60) | 1 | 1 |"
+
+
+def test_verdicts_on_the_start_count_networks_and_measure_what_moves():
+    start = [
+        {"init": init, "scaling": scaling, "seed": seed, "batch_norm": mode,
+         "largest_p": p if mode == "running" else 0.2}
+        for init, scaling, ps in (("he", "standard", (1.0, 0.8)), ("torchvision", "raw", (0.95, 0.91)),
+                                  ("replaced_conv1", "raw", (0.1, 0.2)))
+        for seed, p in enumerate(ps) for mode in ("running", "batch")
+    ]  # fmt: skip
+    batches = [
+        {"loss": "ce", "lr": lr, "batch_norm": "running", "step": step, "p_spread": p, "accuracy_spread": 2 * p}
+        for lr, ps in ((0.0, (0.2, 0.1)), (0.001, (0.2, 0.05)))
+        for step, p in zip((0, 100), ps, strict=True)
+    ]
+    verdicts = decided({"initialisation": rows_of(start), "first_batches": rows_of(batches)})
+    assert verdicts == {
+        "A": "networks with a p̄_k above 0.9: `he` 1 of 2, `torchvision` and `replaced_conv1` on raw pixels 2 of 2 and "
+        "0 of 2; with batch statistics 0 of 6",
+        "B": "mean distance of p̄_k from 0.1: 0.200 at initialisation, 0.050 after 100 batches, 0.100 if no weight "
+        "moves; of Acc_k 0.400, 0.100, 0.200",
+    }
 
 
 def test_the_favoured_class_is_compared_between_chunks_of_images():
@@ -205,6 +254,82 @@ def test_float32_is_compared_after_as_many_batches():
         ["| `pz`", "`exact`", "3, 3", "never", "300 (1.00)"],
         ["| `pz`", "`fast`", "3, 3", "never", "300 (1.00)"],
     ]
+
+
+def test_a_run_escapes_when_the_last_majority_is_over():
+    dominance = {0: 1.0, 100: 0.4, 200: 0.6, 300: 0.3}
+    runs = rows_of(
+        {"seed": seed, "batch_norm": "running", "step": step, "dominant": 2.0, "accuracy": step / 1000,
+         "dominance": share if seed else 1.0}
+        for seed in (0, 1) for step, share in dominance.items()
+    )  # fmt: skip
+    head, _, stuck, escaped = (line.split(" | ") for line in tables.uniform_start({"uniform_start": runs}).splitlines())
+    assert dict(zip(head, stuck, strict=True))["escape step"] == "never"
+    end = dict(zip(head, escaped, strict=True))
+    assert (end["escape step"], end["most guessed (dominance)"], end["accuracy"]) == ("300", "2 (0.30)", "0.30")
+
+
+def classes_of(runs, steps=(0, 1, 100)):
+    """A table of two classes, from what runs do not have in common; class 1 is favoured, p̄_k is k + seed / 10 + lr."""
+    rows = [
+        {"loss": "pz", "seed": 0, "lr": 0.01, "step": step, "epoch": step / 100, "class": k, "rank": 2 - k,
+         "accuracy": 0.2, "gradient_share": 0.5, "active_fraction": 0.1 * k} | run
+        for run in runs for step in steps for k in (0, 1)
+    ]  # fmt: skip
+    table = pd.DataFrame(rows)
+    return table.assign(probability=table["class"] + table["seed"] / 10 + table["lr"])
+
+
+def test_a_panel_shows_the_classes_of_what_its_title_says():
+    frames = {
+        "small_rate_classes": classes_of([{"seed": seed} for seed in range(3)]),
+        "epoch_one_classes": classes_of(
+            {"loss": loss, "lr": lr, "seed": seed} for loss in ("pz", "ce") for lr in (0.1, 0.2) for seed in (4, 8)
+        ),
+    }
+    seeds = figures.small_rate(frames).axes
+    assert [axes.get_title() for axes in seeds] == ["seed 0", "seed 1", "seed 2", ""]
+    assert [[line.get_ydata()[-1] for line in axes.lines[:2]] for axes in seeds[:3]] == [
+        pytest.approx([0.01 + seed / 10, 1.01 + seed / 10]) for seed in range(3)
+    ]
+    assert [line.get_linewidth() for line in seeds[0].lines[:2]] == [0.9, 2.0]
+    cells = figures.epoch_one(frames).axes
+    assert [axes.get_title() for axes in cells] == ["rate 0.1, seed 4", "rate 0.2, seed 4", "", ""]
+    assert [axes.get_ylabel().split(":")[0] for axes in cells[::2]] == ["ce", "pz"]
+    assert [axes.lines[0].get_ydata()[-1] for axes in cells] == pytest.approx([0.5, 0.6] * 2)
+    driving = figures.piecewise_zero(frames).axes[8]
+    assert driving.get_ylabel() == "active fraction"
+    assert [line.get_ydata()[-1] for line in driving.lines[:2]] == [0.0, 0.1]
+
+
+def test_verdicts_of_long_runs_compare_their_ends():
+    parts = [
+        classes_of([{"loss": loss}], (100 * epoch,)).assign(
+            probability=[left, right], accuracy=[left / 2, right / 20]
+        )
+        for loss, ends in {"ce": [(0.0, 1.0), (0.1, 0.2), (0.3, 0.4), (0.5, 0.6)],
+                           "pz": [(0.0, 1.0), (0.4, 0.3), (0.6, 0.2), (0.9, 0.1)]}.items()
+        for epoch, (left, right) in zip((0, 1, 5, 20), ends, strict=True)
+    ]  # fmt: skip
+    verdicts = decided({"long_run_classes": pd.concat(parts)})
+    assert list(verdicts) == ["C", "G"]
+    assert "p̄_k 0.15 (0.10 to 0.20), 0.35 (0.30 to 0.40), 0.55 (0.50 to 0.60); Acc_k" in verdicts["C"]
+    assert "p̄_k of 2, Acc_k of 2 of 2 classes" in verdicts["C"]
+    assert "PZ: p̄ of the favoured class 0.10, of the others 0.90 (0.90 to 0.90); classes with Acc_k" in verdicts["G"]
+    assert verdicts["G"].count("below 0.05: 1; rank correlation of p̄_k with the guesses at initialisation") == 2
+    assert verdicts["G"].count(" -1.00") == 1
+    assert verdicts["G"].count(" +1.00") == 1
+
+
+def test_blurry_loss_is_compared_with_cross_entropy_in_each_setting():
+    ends = [
+        {"loss": loss, "lr": lr, "batch_norm": "running", "step": 300, "dominant": 0.0, "accuracy": a, "dominance": d}
+        for loss, cells in {"ce": [(0.2, 0.3), (0.4, 0.2)], "bl_detached": [(0.1, 0.2), (0.5, 0.6)],
+                            "bl": [(0.1, 1.0), (0.1, 0.9)]}.items()
+        for lr, (a, d) in zip((0.01, 0.1), cells, strict=True)
+    ]  # fmt: skip
+    number = decided({"open_choices": rows_of(ends)})["D"]
+    assert "below that of CE in 1 of 2 settings, dominance 0.5 or more in 1 (CE: 0); as written: in 2" in number
 
 
 def test_the_remedy_is_beside_what_it_mends_after_as_many_epochs():
@@ -247,6 +372,17 @@ def test_a_page_has_the_tables_of_the_csv_files(page):
     assert tables.filled(page, FOLDER) == page.read_text()
     for name, (needs, _) in figures.FIGURES.items():
         assert (FOLDER / f"{name}.png").exists() == all((FOLDER / f"{file}.csv").exists() for file in needs)
+
+
+def test_the_figures_are_those_of_the_csv_files(tmp_path):
+    for file in FOLDER.glob("*.csv"):
+        shutil.copy(file, tmp_path)
+    figures.draw(tmp_path)
+    for name in figures.FIGURES:
+        if (FOLDER / f"{name}.png").exists():
+            there, drawn = (matplotlib.image.imread(folder / f"{name}.png") for folder in (FOLDER, tmp_path))
+            assert there.shape == drawn.shape
+            assert abs(there - drawn).mean() < 1e-3, name
 
 
 def test_features_of_every_initialiser_are_tabulated(monkeypatch):
