@@ -3,7 +3,7 @@
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -204,9 +204,9 @@ def small_rate(frames: Frames) -> str:
 
 
 def piecewise_zero(frames: Frames) -> str:
-    """How PZ leaves the classes, and what drives it, at each rate: counts, or median and range, over the seeds."""
+    """How PZ leaves the classes, and what drives it, at each rate: counts of seeds, or their median and range."""
     cells = pz_cells(frames)
-    rows = [[title, *(_count(end, holds) for end in cells.values())] for title, holds in PZ_COUNTS.items()]
+    rows = [[title, *(f"{_count(end, holds)}" for end in cells.values())] for title, holds in PZ_COUNTS.items()]
     rows += [
         [title, *(_range(where(end, batch_norm=mode)[name]) for end in cells.values())]
         for mode, name, title in PZ_QUANTITIES
@@ -480,41 +480,44 @@ PZ_COUNTS: dict[str, Callable[[pd.DataFrame], "pd.Series[bool]"]] = {
 }
 
 
-def _count(end: pd.DataFrame, holds: Callable[[pd.DataFrame], "pd.Series[bool]"]) -> str:
+def _count(end: pd.DataFrame, holds: Callable[[pd.DataFrame], "pd.Series[bool]"]) -> int:
     """In how many of some runs something holds at the end, in evaluation mode."""
-    running = where(end, batch_norm="running")
-    return f"{holds(running).sum()} of {len(running)}"
-
-
-def _batch_median(end: pd.DataFrame, name: str) -> str:
-    """The median over some runs, by batch statistics."""
-    return f"{where(end, batch_norm='batch')[name].median():.2g}"
+    return int(holds(where(end, batch_norm="running")).sum())
 
 
 def _at_the_ends(frames: Frames, *parts: tuple[str, Callable[[pd.DataFrame], str]]) -> str:
     """What each part gives for the ends of the runs of each cell, behind its title."""
-    ends = dict(list(pz_cells(frames).items())[1:])  # but for the small rate after as many batches as the others
-    texts = [f"{title} {' / '.join(value(end) for end in ends.values())}" for title, value in parts]
-    return f"{' / '.join(ends)}: {'; '.join(texts)}"
+    ends = list(pz_cells(frames).values())[1:]  # but for the small rate after as many batches as the others
+    cells = [f"({end['lr'].iloc[0]:g}, {end['momentum'].iloc[0]:g})" for end in ends]
+    texts = [f"{title} {_listed(value(end) for end in ends)}" for title, value in parts]
+    return f"with the rates and momentums {_listed(cells)}, {ends[0]['seed'].nunique()} seeds each: {'; '.join(texts)}"
+
+
+def _listed(values: Iterable[str]) -> str:
+    *some, last = values
+    return f"{', '.join(some)} and {last}"
 
 
 def _e(frames: Frames) -> str:
     return _at_the_ends(
         frames,
-        ("the favoured class has the highest p̄ in", lambda end: _count(end, _highest)),
-        ("one class stands alone in", lambda end: _count(end, _alone)),
+        ("the favoured class has the highest p̄ in", lambda end: f"{_count(end, _highest)}"),
+        ("one class stands alone in", lambda end: f"{_count(end, _alone)}"),
     )
 
 
 def _f(frames: Frames) -> str:
-    return _at_the_ends(frames, ("the favoured class is the most guessed in", lambda end: _count(end, _leads)))
+    return _at_the_ends(frames, ("the favoured class is the most guessed in", lambda end: f"{_count(end, _leads)}"))
 
 
 def _h(frames: Frames) -> str:
+    def median(name: str) -> Callable[[pd.DataFrame], str]:
+        return lambda end: f"{where(end, batch_norm='batch')[name].median():.2g}"
+
     return _at_the_ends(
         frames,
-        ("by batch statistics, medians: share of the favoured class", lambda end: _batch_median(end, "favoured_share")),
-        ("mean norm of the gradient", lambda end: _batch_median(end, "gradient")),
+        ("by batch statistics, medians: share of the favoured class", median("favoured_share")),
+        ("mean norm of the gradient", median("gradient")),
     )
 
 

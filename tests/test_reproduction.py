@@ -185,14 +185,13 @@ def test_ends_and_hits_are_counted_over_seeds():
         "| *pushed up most by PZ* is the most guessed |  |  |  |  | 0 of 3 | 0 of 3 | 2 of 3 |",
     ]
     counts = [line.split(" | ")[1:] for line in tables.piecewise_zero(frames).splitlines()[2:7]]
-    assert [line[-1] for line in counts] == ["2 of 3 |", "1 of 3 |", "1 of 3 |", "2 of 3 |", "1 of 3 |"]
-    cells = "rate 0.001, momentum 0, 1,500 batches / rate 0.01, momentum 0.9, 300 batches: "
+    assert [line[-1] for line in counts] == ["2 |", "1 |", "1 |", "2 |", "1 |"]
+    cells = "with the rates and momentums (0.001, 0) and (0.01, 0.9), 3 seeds each: "
     assert decided(frames) == {
-        "E": f"{cells}the favoured class has the highest p̄ in 1 of 3 / 1 of 3; "
-        "one class stands alone in 2 of 3 / 2 of 3",
-        "F": f"{cells}the favoured class is the most guessed in 3 of 3 / 1 of 3",
-        "H": f"{cells}by batch statistics, medians: share of the favoured class 0.12 / 0.12; "
-        "mean norm of the gradient 1.2 / 1.2",
+        "E": f"{cells}the favoured class has the highest p̄ in 1 and 1; one class stands alone in 2 and 2",
+        "F": f"{cells}the favoured class is the most guessed in 3 and 1",
+        "H": f"{cells}by batch statistics, medians: share of the favoured class 0.12 and 0.12; "
+        "mean norm of the gradient 1.2 and 1.2",
     }
 
 
