@@ -71,7 +71,7 @@ def collect(sweeps: Path, folder: Path) -> None:
     for stage, sweep in found.items():
         runs, left_out = find_runs([sweep])
         print(f"{stage}: {len(runs)} runs, {len(left_out)} without a probe")
-        of_runs.append(pd.DataFrame([{"stage": stage} | keys(run) | cost(run) for run in runs]))
+        of_runs.append(pd.DataFrame([{"stage": stage} | keys(run) | cost(run) for run in runs], dtype=object))
         of_runs.append(pd.DataFrame([{"stage": stage, "status": "without a probe"}] * len(left_out)))
         runs = [run for run in runs if run.info["status"] in FINAL]
         if not runs:
