@@ -227,10 +227,16 @@ def epoch_one_pz(frames: Frames) -> str:
 
 def exact(frames: Frames) -> str:
     """How the runs in float32 and the same of epoch_one stand after as many batches."""
-    runs = frames["exact"]
-    same = frames["epoch_one"].merge(runs[["loss", "lr", "seed"]].drop_duplicates())
-    both = pd.concat([runs, same[same["step"] <= runs["step"].max()]])
-    return _ends(both, {"loss": "loss", "compute": "compute"})
+    parts = []
+    for stage in ("exact", "epoch_one"):
+        known = where(frames["runs"], stage=stage)[[*KEYS.values(), "precision"]]
+        parts.append(frames[stage].merge(known.dropna()))
+    runs, others = parts
+    others = others.merge(runs[["loss", "lr", "seed"]].drop_duplicates())
+    others = others[others["precision"] != "float32"]  # of a machine that has no other
+    both = pd.concat([runs, others])
+    last = max(set(runs["step"]) & set(others["step"]))
+    return _ends(both[both["step"] <= last], {"loss": "loss", "precision": "precision"})
 
 
 def uniform_start(frames: Frames) -> str:
@@ -602,7 +608,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[[Frames], str]]] = {
     "piecewise_zero": (("favoured_class", "small_rate"), piecewise_zero),
     "epoch_one": (("epoch_one",), epoch_one),
     "epoch_one_pz": (("epoch_one",), epoch_one_pz),
-    "exact": (("epoch_one", "exact"), exact),
+    "exact": (("runs", "epoch_one", "exact"), exact),
     "uniform_start": (("uniform_start",), uniform_start),
     "long_run": (("long_run_classes",), long_run),
     "remedy": (("long_run", "remedy"), remedy),

@@ -243,16 +243,25 @@ def test_the_favoured_class_is_compared_between_chunks_of_images():
 
 
 def test_float32_is_compared_after_as_many_batches():
-    def run(compute, last):
-        both = [{"compute": compute, "batch_norm": mode, "dominant": 0.0} for mode in ("running", "batch")]
-        return [row | {"step": step, "dominant": step} for row in both for step in (0, 300, last)]
+    def run(compute, *steps, **other):
+        both = [{"compute": compute, "batch_norm": mode, "step": step, "dominant": float(step)} | other
+                for mode in ("running", "batch") for step in steps]  # fmt: skip
+        return rows_of(both)
 
-    other = rows_of(run("fast", 1563)).assign(seed=1)
-    frames = {"exact": rows_of(run("exact", 300)), "epoch_one": pd.concat([rows_of(run("fast", 1563)), other])}
+    epoch = [run("fast", 0, 290, 1563), run("fast", 0, 290, 1563, loss="bl"), run("fast", 0, 290, 1563, seed=1)]
+    frames = {
+        "exact": pd.concat([run("exact", 0, 290, 300), run("exact", 0, 290, 300, loss="bl")]),
+        "epoch_one": pd.concat(epoch),
+    }
+    known = [table[list(KEYS.values())].drop_duplicates().assign(stage=stage) for stage, table in frames.items()]
+    runs = pd.concat([*known, pd.DataFrame({"stage": ["epoch_one"]})])  # one is not begun
+    fast_pz = (runs["compute"] == "fast") & (runs["loss"] == "pz")
+    frames["runs"] = runs.assign(precision=np.where(fast_pz, "bfloat16", "float32"))
     lines = tables.exact(frames).splitlines()
     assert [line.split(" | ")[:5] for line in lines[2:]] == [
-        ["| `pz`", "`exact`", "3, 3", "never", "300 (1.00)"],
-        ["| `pz`", "`fast`", "3, 3", "never", "300 (1.00)"],
+        ["| `bl`", "`float32`", "3, 3", "never", "290 (1.00)"],
+        ["| `pz`", "`bfloat16`", "3, 3", "never", "290 (1.00)"],
+        ["| `pz`", "`float32`", "3, 3", "never", "290 (1.00)"],
     ]
 
 
