@@ -543,8 +543,8 @@ VERDICTS = (
     ),
     Verdict(
         "**B.** In the first batches all p̄_k move together and settle near 0.1; accuracies lag",
-        "reproduced only without momentum, and the accuracies do not lag; batch norm's running statistics do most of "
-        "it, without learning",
+        "reproduced only at small rates (lr/(1 - momentum) = 0.001), and the accuracies do not lag; batch norm's "
+        "running statistics do most of it, without learning",
         ("first_batches",),
         _b,
         "first_batches",
@@ -558,8 +558,8 @@ VERDICTS = (
     ),
     Verdict(
         "**D.** BL (γ = 0.7): as CE but slower, accuracies lagging",
-        "reproduced only if the factor p_y^γ is held constant for the gradient, and at the smaller rates: accuracies "
-        "behind those of CE, p̄_k not; as equation (2) is written it collapses onto one class",
+        "reproduced only at small rates with the factor p_y^γ held constant for the gradient; at larger ones its p̄_k "
+        "are ahead of those of CE, and as equation (2) is written it collapses onto one class",
         ("epoch_one",),
         _d,
         "epoch_one",
