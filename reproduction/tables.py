@@ -431,11 +431,13 @@ def _at(frames: Frames, loss: str, epoch: int) -> pd.DataFrame:
 
 
 def _c(frames: Frames) -> str:
-    ends = [_at(frames, "ce", epoch) for epoch in (1, 5, 20)]
+    epochs = set(frames["long_run_classes"]["epoch"])
+    shown = [epoch for epoch in LONG_EPOCHS if epoch in epochs and epoch] or [max(epochs)]
+    ends = [_at(frames, "ce", epoch) for epoch in shown]
     first, last = (end.set_index("class")[["probability", "accuracy"]] for end in (ends[0], ends[-1]))
     higher = (last > first).sum()
     return (
-        f"after 1, 5 and 20 epochs, median and range over the classes: p̄_k "
+        f"after {_listed(f'{epoch:g}' for epoch in shown)} epochs, median and range over the classes: p̄_k "
         f"{', '.join(_range(end['probability']) for end in ends)}; Acc_k "
         f"{', '.join(_range(end['accuracy']) for end in ends)}; higher at the end than after epoch one: p̄_k of "
         f"{higher['probability']}, Acc_k of {higher['accuracy']} of {len(last)} classes"
@@ -461,14 +463,15 @@ def _d(frames: Frames) -> str:
 
 def _g(frames: Frames) -> str:
     parts = []
+    last = frames["long_run_classes"]["epoch"].max()
     for loss in ("ce", "pz"):
-        start, end = (_at(frames, loss, epoch).set_index("class") for epoch in (0, 20))
+        start, end = (_at(frames, loss, epoch).set_index("class") for epoch in (0, last))
         parts.append(
             f"{loss.upper()}: p̄ of the favoured class {end['probability'].iloc[0]:.2f}, of the others "
             f"{_range(end['probability'].iloc[1:])}; classes with Acc_k below 0.05: {(end['accuracy'] < 0.05).sum()}; "
             f"rank correlation of p̄_k with the guesses at initialisation {_rank_correlation(start, end):+.2f}"
         )
-    return "after 20 epochs, " + "; ".join(parts)
+    return f"after {last:g} epochs, " + "; ".join(parts)
 
 
 def _alone(end: pd.DataFrame) -> "pd.Series[bool]":
