@@ -235,7 +235,7 @@ def exact(frames: Frames) -> str:
     others = others.merge(runs[["loss", "lr", "seed"]].drop_duplicates())
     others = others[others["precision"] != "float32"]  # of a machine that has no other
     both = pd.concat([runs, others])
-    last = max(set(runs["step"]) & set(others["step"]))
+    last = max(set(runs["step"]) & set(others["step"] if len(others) else runs["step"]))
     return _ends(both[both["step"] <= last], {"loss": "loss", "precision": "precision"})
 
 
@@ -463,8 +463,11 @@ def _d(frames: Frames) -> str:
 
 def _g(frames: Frames) -> str:
     parts = []
-    last = frames["long_run_classes"]["epoch"].max()
+    classes = frames["long_run_classes"]
+    last = classes["epoch"].max()
     for loss in ("ce", "pz"):
+        if loss not in set(classes["loss"]):  # not finished yet
+            continue
         start, end = (_at(frames, loss, epoch).set_index("class") for epoch in (0, last))
         parts.append(
             f"{loss.upper()}: p̄ of the favoured class {end['probability'].iloc[0]:.2f}, of the others "

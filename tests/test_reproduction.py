@@ -263,6 +263,8 @@ def test_float32_is_compared_after_as_many_batches():
         ["| `pz`", "`bfloat16`", "3, 3", "never", "290 (1.00)"],
         ["| `pz`", "`float32`", "3, 3", "never", "290 (1.00)"],
     ]
+    frames["runs"] = runs.assign(precision="float32")  # of a machine that has no other
+    assert [line.split(" | ")[1] for line in tables.exact(frames).splitlines()[2:]] == ["`float32`"] * 2
 
 
 def test_a_run_escapes_when_the_last_majority_is_over():
@@ -328,6 +330,7 @@ def test_verdicts_of_long_runs_compare_their_ends():
     assert verdicts["G"].count("below 0.05: 1; rank correlation of p̄_k with the guesses at initialisation") == 2
     assert verdicts["G"].count(" -1.00") == 1
     assert verdicts["G"].count(" +1.00") == 1
+    assert "PZ" not in decided({"long_run_classes": tables.where(pd.concat(parts), loss="ce")})["G"]  # not finished yet
 
 
 def test_blurry_loss_is_compared_with_cross_entropy_at_each_rate():
