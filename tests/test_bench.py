@@ -5,11 +5,12 @@ import torch
 
 from benchmarks import bench
 from igb.compute import mode
+from tests.conftest import needs_bfloat16
 
 QUICK = ["model=resnet18", "data=digits", "--images", "320", "100", "--repeats", "1", "--steps", "2"]
 
 
-@pytest.mark.parametrize("side", ["exact", "fast"])
+@pytest.mark.parametrize("side", ["exact", pytest.param("fast", marks=needs_bfloat16)])
 def test_the_benchmark_fails_if_the_sides_disagree(tmp_path, monkeypatch, side):
     original = mode.fold
 
