@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DIR ?= $(or $(patsubst %/sweep.json,%,$(shell ls -t multirun/*/sweep.json multirun/*/*/sweep.json 2>/dev/null | head -1)),multirun)
 NAME := $(shell date +quickstart-%Y%m%d-%H%M%S)
 # The stages of docs/reproduction.md, where their runs go, the folder of its tables and figures, and the pages with them.
-STAGES := initialisation training_batches first_batches open_choices piecewise_zero favoured_class small_rate epoch_one exact uniform_start long_run remedy
+STAGES := initialisation training_batches first_batches replaced_conv1 open_choices piecewise_zero favoured_class favoured_conv1 small_rate epoch_one exact uniform_start long_run remedy
 SWEEPS := multirun/reproduction
 TABLES := docs/reproduction
 PAGES := docs/reproduction.md README.md

@@ -26,9 +26,11 @@ STAGES = {
     "initialisation": False,
     "training_batches": False,
     "first_batches": False,
+    "replaced_conv1": False,
     "open_choices": False,
     "piecewise_zero": False,
     "favoured_class": False,
+    "favoured_conv1": False,
     "small_rate": True,
     "epoch_one": True,
     "exact": False,
@@ -59,30 +61,29 @@ def collect(sweeps: Path, folder: Path) -> None:
     if not found:
         raise InputError(f"{sweeps} holds none of the stages: {', '.join(STAGES)}")
     folder.mkdir(parents=True, exist_ok=True)
-    kept = (
-        pd.read_csv(folder / "runs.csv", dtype=object)
-        if (folder / "runs.csv").exists()
-        else pd.DataFrame({"stage": []})
-    )
-    of_runs = [kept[~kept["stage"].isin(found)]]
+    file = folder / "runs.csv"
+    kept = pd.read_csv(file, dtype=object) if file.exists() else pd.DataFrame({"stage": [], "status": []})
+    of_runs = []
     for stage in STAGES:
-        if stage not in found and stage not in set(kept["stage"]):
-            of_runs.append(pd.DataFrame([{"stage": stage, "status": "not begun"}] * described(stage)))
-    for stage, sweep in found.items():
-        runs, left_out = find_runs([sweep])
-        print(f"{stage}: {len(runs)} runs, {len(left_out)} without a probe")
-        of_runs.append(pd.DataFrame([{"stage": stage} | keys(run) | cost(run) for run in runs], dtype=object))
-        of_runs.append(pd.DataFrame([{"stage": stage, "status": "without a probe"}] * len(left_out)))
-        runs = [run for run in runs if run.info["status"] in FINAL]
-        if not runs:
-            continue
-        _write([(run, mode, over_probes(run, mode)) for run in runs for mode in run.modes], folder / f"{stage}.csv")
-        if STAGES[stage]:
-            classes = [(run, "running", of_classes(run, "running")) for run in runs]
-            _write(classes, folder / f"{stage}_classes.csv")
-    table = pd.concat([part for part in of_runs if len(part)], ignore_index=True)
-    order = table["stage"].map(list(STAGES).index)
-    table.iloc[np.argsort(order, kind="stable")].to_csv(folder / "runs.csv", index=False)
+        begun = kept[(kept["stage"] == stage) & (kept["status"] != "not begun")]
+        if stage in found:
+            runs, left_out = find_runs([found[stage]])
+            print(f"{stage}: {len(runs)} runs, {len(left_out)} without a probe")
+            _tabulate(stage, [run for run in runs if run.info["status"] in FINAL], folder)
+            rows = [{"stage": stage} | keys(run) | cost(run) for run in runs]
+            begun = pd.DataFrame(rows + [{"stage": stage, "status": "without a probe"}] * len(left_out), dtype=object)
+        missing = described(stage) - len(begun)
+        of_runs += [begun, pd.DataFrame([{"stage": stage, "status": "not begun"}] * missing)]
+    pd.concat([part for part in of_runs if len(part)], ignore_index=True).to_csv(file, index=False)
+
+
+def _tabulate(stage: str, runs: Sequence[Run], folder: Path) -> None:
+    """Write the tables of a stage's finished runs."""
+    if not runs:
+        return
+    _write([(run, mode, over_probes(run, mode)) for run in runs for mode in run.modes], folder / f"{stage}.csv")
+    if STAGES[stage]:
+        _write([(run, "running", of_classes(run, "running")) for run in runs], folder / f"{stage}_classes.csv")
 
 
 def described(stage: str) -> int:
@@ -115,15 +116,14 @@ def over_probes(run: Run, mode: str) -> pd.DataFrame:
     """A row for each probe, empty where outputs are not finite. `p` is p̄_k, and a spread the mean of |x_k - 1/C|.
 
     favoured, dominant: the class most guessed at initialisation, and at the probe; favoured_p, favoured_accuracy,
-    favoured_active, favoured_share, dominant_p, dominant_accuracy, dominant_share: of that class, its share being its
-    part in the sum of the gradient norms; dominant_rank: its place by guesses at initialisation; others_p: the largest
-    p of all classes but the favoured; others_accuracy: the mean of theirs; largest_p, smallest_p, mean_p, p_spread,
-    accuracy (mean), worst_accuracy, accuracy_spread: over all classes; dominance: max_j G_j; guessed: number of classes
-    with G_j >= 1/(2C); mean_loss, gradient (mean norm), active: over all images.
+    favoured_share, dominant_accuracy, dominant_share: of that class, its share being its part in the sum of the
+    gradient norms; others_p: the largest p of all classes but the favoured; largest_p, mean_p, p_spread, accuracy
+    (mean), accuracy_spread: over all classes; dominance: max_j G_j; guessed: number of classes with G_j >= 1/(2C);
+    mean_loss, gradient (mean norm), active: over all images.
     """
     guesses, p = run.table("guess_fraction", mode), run.table("probability", mode)
     accuracy, share = run.table("accuracy", mode), run.table("gradient_share", mode)
-    active, count = run.table("active_fraction", mode), run.table("count", mode)
+    count = run.table("count", mode)
     order = favoured_order(guesses, run.table("mean_probability", mode)) or list(guesses.columns)
     favoured, others = order[0], order[1:]
     uniform = 1 / len(order)
@@ -138,26 +138,20 @@ def over_probes(run: Run, mode: str) -> pd.DataFrame:
             "epoch": p.index / run.steps_per_epoch,
             "favoured": float(favoured),
             "dominant": dominant.astype(float),
-            "dominant_rank": np.array([order.index(k) + 1.0 for k in dominant]),
             "largest_p": p.max(axis=1),
-            "smallest_p": p.min(axis=1),
             "mean_p": p.mean(axis=1),
             "p_spread": (p - uniform).abs().mean(axis=1),
             "favoured_p": p[favoured],
             "others_p": p[others].max(axis=1),
-            "dominant_p": p.to_numpy()[probes, dominant],
             "dominance": guesses.max(axis=1),
             "guessed": (guesses >= GUESSED * uniform).sum(axis=1).astype(float),
             "accuracy": accuracy.mean(axis=1),
-            "worst_accuracy": accuracy.min(axis=1),
             "accuracy_spread": (accuracy - uniform).abs().mean(axis=1),
             "favoured_accuracy": accuracy[favoured],
-            "others_accuracy": accuracy[others].mean(axis=1),
             "dominant_accuracy": accuracy.to_numpy()[probes, dominant],
             "mean_loss": over_images("loss"),
             "gradient": over_images("gradient_norm"),
             "active": over_images("active_fraction"),
-            "favoured_active": active[favoured],
             "favoured_share": share[favoured],
             "dominant_share": share.to_numpy()[probes, dominant],
         },
@@ -165,7 +159,7 @@ def over_probes(run: Run, mode: str) -> pd.DataFrame:
     )
     finite = guesses.notna().all(axis=1) & p.notna().all(axis=1)
     if not finite.iloc[0]:
-        table[["favoured", "dominant_rank"]] = np.nan
+        table["favoured"] = np.nan
     table.loc[~finite, table.columns.difference(["epoch", "favoured"])] = np.nan
     return table.reset_index()
 

@@ -22,16 +22,17 @@ from igb.report.figures import STYLE as REPORT_STYLE
 from igb.report.settings import mean_and_half_width
 from reproduction.collect import CLASS_QUANTITIES
 from reproduction.tables import (
-    FIRST_QUANTITIES,
     INITS,
     LOSSES,
     MODES,
+    NEAR_ONE,
     SCALINGS,
     Frames,
     filled,
     last_probe,
     read,
     remedies,
+    starts,
     where,
 )
 
@@ -41,6 +42,12 @@ MAPS = {
     "dominance": "dominance",
     "guessed": "classes guessed",
     "accuracy": "mean accuracy",
+}
+FIRST_QUANTITIES = {
+    "largest_p": r"largest $\bar{p}_k$",
+    "favoured_p": r"$\bar{p}$ of the favoured class",
+    "p_spread": r"mean distance of $\bar{p}_k$ from 0.1",
+    "accuracy_spread": r"mean distance of $\mathrm{Acc}_k$ from 0.1",
 }
 STYLE = REPORT_STYLE | {"text.parse_math": True}
 
@@ -62,9 +69,12 @@ def initialisation(frames: Frames) -> Figure:
                     some = where(runs, init=init, scaling=scaling, batch_norm=mode)
                     at = place + offset + jitter[: len(some)]
                     axes.scatter(at, some["largest_p"], s=6, color=colour, linewidth=0, alpha=0.7, label=title)
+                    near_one = f"{(some['largest_p'] > NEAR_ONE).sum()}"
+                    axes.text(place + offset, 1.04, near_one, color=colour, ha="center", va="bottom", fontsize=6)
             axes.axhline(0.1, color="0.4", linestyle=":", linewidth=0.8)
             axes.set_xticks(range(len(SCALINGS)), SCALINGS, rotation=30, ha="right", rotation_mode="anchor")
-            axes.set(title=init, ylim=(0, 1.03))
+            axes.set(ylim=(0, 1.12))
+            axes.set_title(init, pad=8)
         grid[0].set_ylabel(r"largest $\bar{p}_k$ at initialisation")
         handles = [
             Line2D([], [], marker="o", linestyle="", markersize=3, color=colour, label=title)
@@ -75,20 +85,26 @@ def initialisation(frames: Frames) -> Figure:
 
 
 def first_batches(frames: Frames) -> Figure:
-    """What moves in the first batches: learning rate 0 above, the default below; both batch-norm modes."""
-    runs = frames["first_batches"]
+    """What moves in the first batches: a row for each start, a column for each rate and mode in which it moves."""
+    rows = starts(frames)
+    runs = pd.concat(rows.values())
     styles = ((COLOURS[0], "-"), (COLOURS[3], (0, (1, 1))), (COLOURS[1], "-"), (COLOURS[6], (0, (4, 1.2))))
-    rates = sorted(runs["lr"].unique())
+    columns = [(lr, mode) for lr in sorted(runs["lr"].unique()) for mode in MODES if lr or mode == "running"]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 1.2 + 1.7 * len(rates)), layout="constrained")
-        grid = figure.subplots(len(rates), 2, sharex=True, sharey=True, squeeze=False)
-        for row, lr in zip(grid, rates, strict=True):
-            for axes, mode in zip(row, MODES, strict=True):
-                some = where(runs, lr=lr, batch_norm=mode)
+        figure = Figure(figsize=(7.2, 1.3 + 1.7 * len(rows)), layout="constrained")
+        grid = figure.subplots(len(rows), len(columns), sharex=True, sharey=True, squeeze=False)
+        for row, (start, of_start) in zip(grid, rows.items(), strict=True):
+            for axes, (lr, mode) in zip(row, columns, strict=True):
+                some = where(of_start, lr=lr, batch_norm=mode)
+                if some.empty:
+                    axes.text(0.5, 0.5, "not finished", transform=axes.transAxes, ha="center")
+                    continue
                 for (quantity, title), (colour, dashes) in zip(FIRST_QUANTITIES.items(), styles, strict=True):
-                    _over_seeds(axes, some, quantity, color=colour, linestyle=dashes, label=_typeset(title))
-                axes.set_title(f"learning rate {lr:g}, {MODES[mode]}")
+                    _over_seeds(axes, some, quantity, color=colour, linestyle=dashes, label=title)
                 axes.axhline(0.1, color="0.4", linestyle=":", linewidth=0.8)
+            row[0].set_ylabel(start)
+        for axes, (lr, mode) in zip(grid[0], columns, strict=True):
+            axes.set_title(f"learning rate {lr:g},\n{MODES[mode]}")
         _step_axis(grid[0, 0], int(runs["step"].max()))
         grid[0, 0].set_ylim(-0.02, 1.02)
         for axes in grid[-1]:
@@ -114,7 +130,7 @@ def open_choices(frames: Frames) -> Figure:
     columns = sorted(set(zip(end["lr"], end["momentum"], strict=True)), key=lambda one: (one[0] / (1 - one[1]), one[1]))
     rows = [(init, loss) for init in INITS for loss in LOSSES if len(where(end, init=init, loss=loss))]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.4, 5.2), layout="constrained")
+        figure = Figure(figsize=(8.4, 5.8), layout="constrained")
         grid = figure.subplots(2, 2, sharex=True, sharey=True)
         for axes, (measure, title) in zip(grid.flat, MAPS.items(), strict=True):
             for y, (init, loss) in enumerate(rows):
@@ -144,7 +160,7 @@ def _square(axes: Axes, x: int, y: int, measure: str, value: float) -> None:
     text = f"{value:.2f}" if measure in ("dominance", "accuracy") else f"{value:.0f}".replace("inf", "never")
     rgb = mpl.colormaps["viridis"](min(max(places[measure], 0.0), 1.0))[:3]
     axes.bar(x, 1, 1, bottom=y - 0.5, color=rgb, edgecolor="white", linewidth=0.5)
-    axes.text(x, y, text, color="black" if sum(rgb) > 1.5 else "white", ha="center", va="center", fontsize=5.5)
+    axes.text(x, y, text, color="black" if sum(rgb) > 1.5 else "white", ha="center", va="center", fontsize=7)
 
 
 def _over_seeds(axes: Axes, runs: pd.DataFrame, quantity: str, **style: Any) -> None:
@@ -155,11 +171,6 @@ def _over_seeds(axes: Axes, runs: pd.DataFrame, quantity: str, **style: Any) -> 
     at = np.where(table.columns == 0, 1 / 3, table.columns)
     axes.plot(at, mean, linewidth=1.2, **style)
     axes.fill_between(at, mean - half, mean + half, color=style["color"], alpha=0.15, linewidth=0)
-
-
-def _typeset(title: str) -> str:
-    """A title of a table, for a figure."""
-    return title.replace("Acc_k", r"$\mathrm{Acc}_k$").replace("p̄_k", r"$\bar{p}_k$").replace("p̄", r"$\bar{p}$")
 
 
 def _step_axis(axes: Axes, last: int) -> None:
@@ -191,7 +202,6 @@ def piecewise_zero(frames: Frames) -> Figure:
     classes = where(frames["epoch_one_classes"], loss="pz")
     rows = {
         r"$\bar{p}_k$": "probability",
-        r"$\mathrm{Acc}_k$": "accuracy",
         "active fraction": "active_fraction",
         "share of gradient": "gradient_share",
     }
@@ -251,7 +261,7 @@ def _over_classes(classes: pd.DataFrame, grid: Sequence[Row]) -> Figure:
     shown = [(row, panels) for row, panels in shown if any(len(panel) for _, panel in panels)]
     across = max(len(panels) for _, panels in shown)
     colours = class_colours(long["class"].nunique())
-    first = long.loc[long["step"] == 1, "epoch"].min()
+    first, last = long.loc[long["step"] == 1, "epoch"].min(), long["epoch"].max()
     above = None  # the titles of the row above, which are not repeated
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(max(7.2, 1.6 * across), 1.0 + 1.5 * len(shown)), layout="constrained")
@@ -264,12 +274,13 @@ def _over_classes(classes: pd.DataFrame, grid: Sequence[Row]) -> Figure:
                 at = epochs_of(list(table.index), round(1 / first), first)
                 favoured = set(panel.loc[panel["rank"] == 1, "class"])
                 for k in table.columns:
-                    width = 2.0 if k in favoured else 0.9
+                    width = 2.2 if k in favoured else 1.1
                     axes.plot(at, table[k], color=colours[k], linestyle=DASHES[k % 2], linewidth=width, label=str(k))
-                axes.axvline(1, color="0.4", linestyle="--", linewidth=0.8)
+                if last > 1:
+                    axes.axvline(1, color="0.4", linestyle="--", linewidth=0.8)
                 axes.set_title(title if titles != above else "")
             above = titles
-        epoch_axis(axes_of[0, 0], first, long["epoch"].max())
+        epoch_axis(axes_of[0, 0], first, last)
         for axes in axes_of[-1]:
             axes.set_xlabel("epochs (log scale)")
             if across > len(FIGURE_2):
