@@ -7,6 +7,7 @@ in the tables of the pages, each between the line `<!-- table: NAME -->` and the
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ MAPS = {
     "guessed": "classes guessed",
     "accuracy": "mean accuracy",
 }
+INITIAL = {"largest_p": r"largest $\bar{p}_k$", "dominance": "dominance"}
 FIRST_QUANTITIES = {
     "largest_p": r"largest $\bar{p}_k$",
     "favoured_p": r"$\bar{p}$ of the favoured class",
@@ -57,28 +59,31 @@ Row = tuple[str, Sequence[Panel]]  # the title of its y axis
 
 
 def initialisation(frames: Frames) -> Figure:
-    """The largest p̄_k of each seed, over initialisers and input scalings, in both batch-norm modes."""
+    """The largest p̄_k and the dominance of each seed, over initialisers and scalings, in both batch-norm modes."""
     runs = frames["initialisation"]
+    modes = list(zip(MODES.items(), (COLOURS[0], COLOURS[6]), (-0.2, 0.2), strict=True))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 2.6), layout="constrained")
-        grid = figure.subplots(1, len(INITS), sharey=True)
+        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+        grid = figure.subplots(2, len(INITS), sharex=True, sharey=True)
         jitter = np.linspace(-0.12, 0.12, runs["seed"].nunique())
-        for axes, init in zip(grid, INITS, strict=True):
-            for (mode, title), colour, offset in zip(MODES.items(), (COLOURS[0], COLOURS[6]), (-0.2, 0.2), strict=True):
-                for place, scaling in enumerate(SCALINGS):
-                    some = where(runs, init=init, scaling=scaling, batch_norm=mode)
-                    at = place + offset + jitter[: len(some)]
-                    axes.scatter(at, some["largest_p"], s=6, color=colour, linewidth=0, alpha=0.7, label=title)
-                    near_one = f"{(some['largest_p'] > NEAR_ONE).sum()}"
+        for row, (measure, title) in zip(grid, INITIAL.items(), strict=True):
+            row[0].set_ylabel(title)
+            for axes, init in zip(row, INITS, strict=True):
+                for (place, scaling), ((mode, _), colour, offset) in product(enumerate(SCALINGS), modes):
+                    values = where(runs, init=init, scaling=scaling, batch_norm=mode)[measure]
+                    at = place + offset + jitter[: len(values)]
+                    axes.scatter(at, values, s=6, color=colour, linewidth=0, alpha=0.7)
+                    near_one = f"{(values > NEAR_ONE).sum()}"
                     axes.text(place + offset, 1.04, near_one, color=colour, ha="center", va="bottom", fontsize=6)
-            axes.axhline(0.1, color="0.4", linestyle=":", linewidth=0.8)
-            axes.set_xticks(range(len(SCALINGS)), SCALINGS, rotation=30, ha="right", rotation_mode="anchor")
-            axes.set(ylim=(0, 1.12))
+                axes.axhline(0.1, color="0.4", linestyle=":", linewidth=0.8)
+                axes.set(ylim=(0, 1.12))
+        for axes, init in zip(grid[0], INITS, strict=True):
             axes.set_title(init, pad=8)
-        grid[0].set_ylabel(r"largest $\bar{p}_k$ at initialisation")
+        for axes in grid[-1]:
+            axes.set_xticks(range(len(SCALINGS)), SCALINGS, rotation=30, ha="right", rotation_mode="anchor")
         handles = [
             Line2D([], [], marker="o", linestyle="", markersize=3, color=colour, label=title)
-            for title, colour in zip(MODES.values(), (COLOURS[0], COLOURS[6]), strict=True)
+            for (_, title), colour, _ in modes
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     return figure
