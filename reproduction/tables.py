@@ -144,8 +144,8 @@ def first_batches(frames: Frames) -> str:
 
 def starts(frames: Frames) -> dict[str, pd.DataFrame]:
     """The runs of the first batches by what they start from, as far as they are finished."""
-    runs = pd.concat([frames[stage] for stage in ("first_batches", "replaced_conv1") if stage in frames])
-    return {f"{init}, {scaling}": some for (init, scaling), some in runs.groupby(["init", "scaling"], sort=False)}
+    runs = [frames[stage] for stage in ("first_batches", "replaced_conv1") if stage in frames]
+    return {", ".join(some[["init", "scaling"]].iloc[0]): some for some in runs}
 
 
 def pz_cells(frames: Frames) -> dict[str, pd.DataFrame]:
@@ -180,6 +180,11 @@ def favoured_class(frames: Frames) -> str:
         hits = [f"{(end['dominant'] == guess.reindex(end.index)).sum()} of {len(end)}" for end in ends.values()]
         rows.append([f"*{title}* is the most guessed", *[""] * len(guesses), *hits])
     return markdown(["seed", *guesses, *(f"most guessed: {title}" for title in ends)], rows)
+
+
+def favoured_conv1(frames: Frames) -> str:
+    """How the runs under PZ from the start of replaced_conv1 end."""
+    return _ends(frames["favoured_conv1"], {"lr": "rate", "momentum": "momentum", "seed": "seed"})
 
 
 def small_rate(frames: Frames) -> str:
@@ -604,6 +609,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[[Frames], str]]] = {
     "features": (("features",), features),
     "first_batches": (("first_batches",), first_batches),
     "favoured_class": (("favoured_class", "small_rate", "features", "training_batches"), favoured_class),
+    "favoured_conv1": (("favoured_conv1",), favoured_conv1),
     "small_rate": (("small_rate", "small_rate_classes"), small_rate),
     "piecewise_zero": (("favoured_class", "small_rate"), piecewise_zero),
     "epoch_one": (("epoch_one",), epoch_one),
