@@ -548,7 +548,7 @@ VERDICTS = (
     ),
     Verdict(
         "**B.** In the first batches all p̄_k move together and settle near 0.1; accuracies lag",
-        "reproduced only at small rates (lr/(1 - momentum) of 0.001 or less), for CE; the accuracies lag from "
+        "reproduced only at small rates (lr/(1 - momentum) of 0.001 or less); the accuracies lag from "
         "`replaced_conv1`, not from `he`; batch norm's running statistics do most of it, without learning",
         ("first_batches",),
         _b,
