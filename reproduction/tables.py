@@ -26,6 +26,7 @@ FALLEN, RISEN = (50, 130), (790, 1563)  # batches between which a favoured class
 FIRST_STEPS = (0, 5, 10, 20, 100)
 SPREADS = {"p_spread": "p̄_k", "accuracy_spread": "Acc_k"}
 LOSSES = ("ce", "bl_detached", "bl", "pz")
+PZ_STAGES = ("small_rate", "favoured_class", "favoured_conv1")
 PZ_QUANTITIES = (
     ("running", "guessed", "classes guessed", ".1f"),
     ("running", "dominant_accuracy", "Acc of the class most guessed", ".2f"),
@@ -148,19 +149,20 @@ def starts(frames: Frames) -> dict[str, pd.DataFrame]:
     return {", ".join(some[["init", "scaling"]].iloc[0]): some for some in runs}
 
 
-def pz_cells(frames: Frames) -> dict[str, pd.DataFrame]:
-    """The last probes of PZ's runs at each rate, both modes."""
-    parts = [frames["small_rate"], *(some for _, some in frames["favoured_class"].groupby(["lr", "momentum"]))]
+def pz_cells(frames: Frames, *stages: str) -> dict[str, pd.DataFrame]:
+    """The last probes of PZ's runs in each cell of some stages, as far as they are finished, both modes."""
     cells = {}
-    for end in map(last_probe, parts):
-        rate = f"rate {end['lr'].iloc[0]:g}, momentum {end['momentum'].iloc[0]:g}"
-        cells[f"{rate}, {end['step'].max():,.0f} batches"] = end
+    for stage in stages or PZ_STAGES:
+        runs = frames.get(stage, pd.DataFrame(columns=["lr", "momentum"]))
+        for (lr, momentum), some in runs.groupby(["lr", "momentum"]):
+            end = last_probe(some)
+            cells[f"{end['init'].iloc[0]}, {lr:g}, {momentum:g}, {end['step'].max():,.0f}"] = end
     return cells
 
 
 def favoured_class(frames: Frames) -> str:
     """The classes that may be expected to lead under PZ, those most guessed at the end, seed by seed, and the hits."""
-    cells = pz_cells(frames)
+    cells = pz_cells(frames, "small_rate", "favoured_class")
     start = {mode: where(next(iter(cells.values())), batch_norm=mode).set_index("seed") for mode in MODES}
     small = frames["training_batches"].set_index("seed")["favoured"]
     pushed = where(frames["features"], init="he", batch_norm="batch").set_index("seed")["pz_pushed"]
@@ -214,12 +216,12 @@ def small_rate(frames: Frames) -> str:
 def piecewise_zero(frames: Frames) -> str:
     """How PZ leaves the classes, and what drives it, at each rate: counts of seeds, or their median and range."""
     cells = pz_cells(frames)
-    rows = [[title, *(f"{_count(end, holds)}" for end in cells.values())] for title, holds in PZ_COUNTS.items()]
+    rows = [[title, *(_count(end, holds) for end in cells.values())] for title, holds in PZ_COUNTS.items()]
     rows += [
         [title, *(_range(where(end, batch_norm=mode)[name], digits) for end in cells.values())]
         for mode, name, title, digits in PZ_QUANTITIES
     ]
-    return markdown(["", *cells], rows)
+    return markdown(["start, rate, momentum, batches", *cells], rows)
 
 
 def epoch_one(frames: Frames) -> str:
@@ -497,34 +499,36 @@ PZ_COUNTS: dict[str, Callable[[pd.DataFrame], "pd.Series[bool]"]] = {
 }
 
 
-def _count(end: pd.DataFrame, holds: Callable[[pd.DataFrame], "pd.Series[bool]"]) -> int:
+def _count(end: pd.DataFrame, holds: Callable[[pd.DataFrame], "pd.Series[bool]"]) -> str:
     """In how many of some runs something holds at the end, in evaluation mode."""
-    return int(holds(where(end, batch_norm="running")).sum())
+    held = holds(where(end, batch_norm="running"))
+    return f"{held.sum()} of {len(held)}"
 
 
-def _at_the_ends(frames: Frames, *parts: tuple[str, Callable[[pd.DataFrame], str]]) -> str:
-    """What each part gives for the ends of the runs of each cell, behind its title."""
-    cells = pz_cells(frames)
-    texts = [f"{title} {_listed(value(end) for end in cells.values())}" for title, value in parts]
-    seeds = next(iter(cells.values()))["seed"].nunique()
-    return f"at {_listed(cells, '; ')}, {seeds} seeds each: {'; '.join(texts)}"
+def _at_the_ends(frames: Frames, title: str, *parts: Callable[[pd.DataFrame], str]) -> str:
+    """What the parts give for the ends of the runs of each cell, behind a title that names them."""
+    texts = [f"({cell}) {', '.join(part(end) for part in parts)}" for cell, end in pz_cells(frames).items()]
+    return f"{title}, by start, rate, momentum and batches: {'; '.join(texts)}"
 
 
-def _listed(values: Iterable[str], comma: str = ", ") -> str:
+def _listed(values: Iterable[str]) -> str:
     *some, last = values
-    return f"{comma.join(some)} and {last}" if some else last
+    return f"{', '.join(some)} and {last}" if some else last
 
 
 def _e(frames: Frames) -> str:
     return _at_the_ends(
         frames,
-        ("the favoured class has the highest p̄ in", lambda end: f"{_count(end, _highest)}"),
-        ("one class stands alone in", lambda end: f"{_count(end, _alone)}"),
+        "seeds whose favoured class has the highest p̄, and with one class alone",
+        lambda end: _count(end, _highest),
+        lambda end: _count(end, _alone),
     )
 
 
 def _f(frames: Frames) -> str:
-    return _at_the_ends(frames, ("the favoured class is the most guessed in", lambda end: f"{_count(end, _leads)}"))
+    return _at_the_ends(
+        frames, "seeds whose favoured class is the most guessed at the end", lambda end: _count(end, _leads)
+    )
 
 
 def _h(frames: Frames) -> str:
@@ -533,8 +537,9 @@ def _h(frames: Frames) -> str:
 
     return _at_the_ends(
         frames,
-        ("by batch statistics, medians: share of the class that they favour", median("favoured_share")),
-        ("mean norm of the gradient", median("gradient")),
+        "by batch statistics, medians of the share of the class that they favour, and of the gradient's mean norm",
+        median("favoured_share"),
+        median("gradient"),
     )
 
 
@@ -572,15 +577,16 @@ VERDICTS = (
     Verdict(
         "**E.** PZ: the favoured class stays above all others and rises again, the others fall; its accuracy stays "
         "perfect, the others' poor",
-        "not reproduced: at 0.001 without momentum it falls in all seeds, rises again a little in half of them, and "
-        "shares with three or four others; at 0.01 with momentum one class stands alone, seldom the favoured one",
+        "reproduced only from `replaced_conv1` on raw pixels at 0.01 without momentum, in some seeds (few run so far); "
+        "from `he` it shares with three or four others, or one class stands alone that is seldom the favoured one",
         ("favoured_class", "small_rate"),
         _e,
         "small_rate",
     ),
     Verdict(
         "**F.** The initially favoured class is the one that dominates under PZ",
-        "not reproduced from `he`: it leads about as often as any class would by chance, though it survives more often",
+        "reproduced only from `replaced_conv1` on raw pixels at 0.01 without momentum, in some seeds (few run so far); "
+        "from `he` it leads about as often as any class would by chance, though it survives more often",
         ("favoured_class", "small_rate"),
         _f,
         "small_rate",
@@ -594,8 +600,8 @@ VERDICTS = (
     ),
     Verdict(
         "**H.** Under PZ training is almost entirely driven by the favoured class",
-        "not reproduced: the classes that survive share the gradient; where one stands alone, it has all of a gradient "
-        "that has vanished",
+        "reproduced only where one class stands alone, which has all of a gradient that has then vanished; else the "
+        "classes that survive share it",
         ("favoured_class", "small_rate"),
         _h,
         "piecewise_zero",

@@ -177,25 +177,28 @@ def test_ends_and_hits_are_counted_over_seeds():
               "training_batches": rows_of(small), "epoch_one": rows_of(ends)}  # fmt: skip
     assert tables.favoured_class(frames).splitlines()[::2] == [
         "| seed | favoured | favoured by batch statistics | so in batches of 32 | pushed up most by PZ | most guessed: "
-        "rate 0.001, momentum 0, 1,500 batches | most guessed: rate 0.01, momentum 0.9, 300 batches |",
+        "he, 0.001, 0, 1,500 | most guessed: he, 0.01, 0.9, 300 |",
         "| 0 | 3 | 7 | 7 | 5 | 3 (0.50) | 3 (0.50) |",
         "| 2 | 3 | 7 | 7 | 5 | 3 (1.00) | 5 (1.00) |",
         "| *favoured by batch statistics* is the most guessed |  |  |  |  | 0 of 3 | 1 of 3 |",
         "| *pushed up most by PZ* is the most guessed |  |  |  |  | 0 of 3 | 2 of 3 |",
     ]
     lines = [line.split(" | ") for line in tables.piecewise_zero(frames).splitlines()[2:]]
-    assert [line[-1] for line in lines[:5]] == ["2 |", "1 |", "1 |", "2 |", "1 |"]
+    assert [line[-1] for line in lines[:5]] == ["2 of 3 |", "1 of 3 |", "1 of 3 |", "2 of 3 |", "1 of 3 |"]
     assert [line[-1] for line in lines[8:]] == [
         "1.2 (0.2 to 2.2) |", "0.88 (0.75 to 1.00) |", "0.12 (0.00 to 0.25) |"
     ]  # fmt: skip
-    cells = "at rate 0.001, momentum 0, 1,500 batches and rate 0.01, momentum 0.9, 300 batches, 3 seeds each: "
     numbers = decided(frames)
+    cells = ", by start, rate, momentum and batches: (he, 0.001, 0, 1,500) {}; (he, 0.01, 0.9, 300) {}"
     assert {letter: numbers[letter] for letter in "EFH"} == {
-        "E": f"{cells}the favoured class has the highest p̄ in 1 and 1; one class stands alone in 2 and 2",
-        "F": f"{cells}the favoured class is the most guessed in 3 and 1",
-        "H": f"{cells}by batch statistics, medians: share of the class that they favour 0.12 and 0.12; "
-        "mean norm of the gradient 1.2 and 1.2",
+        "E": "seeds whose favoured class has the highest p̄, and with one class alone"
+        + cells.format("1 of 3, 2 of 3", "1 of 3, 2 of 3"),
+        "F": "seeds whose favoured class is the most guessed at the end" + cells.format("3 of 3", "1 of 3"),
+        "H": "by batch statistics, medians of the share of the class that they favour, and of the gradient's mean norm"
+        + cells.format("0.12, 1.2", "0.12, 1.2"),
     }
+    frames["favoured_conv1"] = rows_of(row | {"init": "replaced_conv1", "momentum": 0.0} for row in ends)
+    assert decided(frames)["F"].endswith("; (he, 0.01, 0.9, 300) 1 of 3; (replaced_conv1, 0.01, 0, 300) 1 of 3")
 
 
 def test_a_favoured_class_rises_between_two_means():
