@@ -48,6 +48,7 @@ KEYS = {
     "compute": "compute",
     "seed": "seed",
 }  # of the config, and their columns
+CLASS_KEYS = ["loss", "lr", "momentum", "seed"]  # those in which runs of a stage whose classes are shown differ
 CLASS_QUANTITIES = ("probability", "accuracy", "gradient_share", "active_fraction")
 GUESSED = 0.5  # of the uniform share 1/C: a class with at least that guess fraction counts as guessed
 
@@ -81,9 +82,11 @@ def _tabulate(stage: str, runs: Sequence[Run], folder: Path) -> None:
     """Write the tables of a stage's finished runs."""
     if not runs:
         return
-    _write([(run, mode, over_probes(run, mode)) for run in runs for mode in run.modes], folder / f"{stage}.csv")
+    modes = [(run, over_probes(run, mode).assign(batch_norm=mode)) for run in runs for mode in run.modes]
+    _write(modes, [*KEYS.values(), "batch_norm"], folder / f"{stage}.csv")
     if STAGES[stage]:
-        _write([(run, "running", of_classes(run, "running")) for run in runs], folder / f"{stage}_classes.csv")
+        classes = [(run, of_classes(run, "running")) for run in runs]
+        _write(classes, CLASS_KEYS, folder / f"{stage}_classes.csv")
 
 
 def described(stage: str) -> int:
@@ -175,12 +178,13 @@ def of_classes(run: Run, mode: str) -> pd.DataFrame:
     return table
 
 
-def _write(parts: Sequence[tuple[Run, str, pd.DataFrame]], file: Path) -> None:
-    """The tables of the runs under each other, with what each run is known by; five digits."""
-    tables = [table.assign(**{name: [value] * len(table) for name, value in keys(run).items()}, batch_norm=mode)
-              for run, mode, table in parts]  # fmt: skip
+def _write(parts: Sequence[tuple[Run, pd.DataFrame]], known: list[str], file: Path) -> None:
+    """The tables of the runs under each other, with what a run is known by first; five digits."""
+    tables = [
+        table.assign(**{name: [value] * len(table) for name, value in keys(run).items() if name in known})
+        for run, table in parts
+    ]
     whole = pd.concat(tables, ignore_index=True)
-    known = [*KEYS.values(), "batch_norm"]
     whole = whole[[*known, *whole.columns.drop(known)]].sort_values(known, kind="stable")
     text = {name: whole[name].map("{:.5g}".format) for name in whole.columns.drop(known) if whole[name].dtype == float}
     whole.assign(**text).to_csv(file, index=False)
