@@ -30,7 +30,7 @@ STAGES = {
     "open_choices": False,
     "piecewise_zero": False,
     "favoured_class": False,
-    "favoured_conv1": False,
+    "favoured_conv1": True,
     "small_rate": True,
     "epoch_one": True,
     "exact": False,

@@ -214,8 +214,17 @@ def piecewise_zero(frames: Frames) -> Figure:
 
 
 def small_rate(frames: Frames) -> Figure:
-    """The probability of each class over epoch one under PZ at a small rate: a panel for each seed, in two rows."""
-    classes = frames["small_rate_classes"]
+    """The probability of each class over epoch one under PZ at a small rate: a panel for each seed."""
+    return _by_seed(frames["small_rate_classes"])
+
+
+def favoured_conv1(frames: Frames) -> Figure:
+    """The probability of each class in the first batches under PZ from the start of replaced_conv1, where one wins."""
+    return _by_seed(where(frames["favoured_conv1_classes"], lr=0.01, momentum=0.0))
+
+
+def _by_seed(classes: pd.DataFrame) -> Figure:
+    """The probability of each class: a panel for each seed, in two rows."""
     panels: list[Panel] = [
         (f"seed {seed}", {"seed": seed, "quantity": "probability"}) for seed in sorted(classes["seed"].unique())
     ]
@@ -303,6 +312,7 @@ FIGURES: dict[str, tuple[tuple[str, ...], Callable[[Frames], Figure]]] = {
     "first_batches": (("first_batches",), first_batches),
     "open_choices": (("open_choices",), open_choices),
     "small_rate": (("small_rate_classes",), small_rate),
+    "favoured_conv1": (("favoured_conv1_classes",), favoured_conv1),
     "epoch_one": (("epoch_one_classes",), epoch_one),
     "piecewise_zero": (("epoch_one_classes",), piecewise_zero),
     "long_run": (("long_run_classes",), long_run),

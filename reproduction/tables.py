@@ -577,19 +577,19 @@ VERDICTS = (
     Verdict(
         "**E.** PZ: the favoured class stays above all others and rises again, the others fall; its accuracy stays "
         "perfect, the others' poor",
-        "reproduced only from `replaced_conv1` on raw pixels at 0.01 without momentum, in some seeds (few run so far); "
-        "from `he` it shares with three or four others, or one class stands alone that is seldom the favoured one",
+        "reproduced only from `replaced_conv1` on raw pixels at 0.01 without momentum, in two seeds of ten; else the "
+        "favoured class shares with a few others, or one class stands alone that is seldom the favoured one",
         ("favoured_class", "small_rate"),
         _e,
-        "small_rate",
+        "favoured_conv1",
     ),
     Verdict(
         "**F.** The initially favoured class is the one that dominates under PZ",
-        "reproduced only from `replaced_conv1` on raw pixels at 0.01 without momentum, in some seeds (few run so far); "
-        "from `he` it leads about as often as any class would by chance, though it survives more often",
+        "reproduced only where E is, in two seeds of ten; from `he` the favoured class leads about as often as any "
+        "class would by chance, though it survives more often",
         ("favoured_class", "small_rate"),
         _f,
-        "small_rate",
+        "favoured_conv1",
     ),
     Verdict(
         "**G.** Impacts can persist to the end of training",
