@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from igb._checks import InputError
 from igb.report.figures import COLOURS, DASHES, FIGURE_2, class_colours, epoch_axis, epochs_of
 from igb.report.figures import STYLE as REPORT_STYLE
 from igb.report.settings import mean_and_half_width
@@ -27,10 +28,12 @@ from reproduction.tables import (
     LOSSES,
     MODES,
     NEAR_ONE,
+    PZ_NEEDS,
     SCALINGS,
     Frames,
     filled,
     last_probe,
+    pz_cells,
     read,
     remedies,
     starts,
@@ -45,12 +48,15 @@ MAPS = {
     "accuracy": "mean accuracy",
 }
 INITIAL = {"largest_p": r"largest $\bar{p}_k$", "dominance": "dominance"}
-FIRST_QUANTITIES = {
-    "largest_p": r"largest $\bar{p}_k$",
-    "favoured_p": r"$\bar{p}$ of the favoured class",
-    "p_spread": r"mean distance of $\bar{p}_k$ from 0.1",
-    "accuracy_spread": r"mean distance of $\mathrm{Acc}_k$ from 0.1",
+FIRST_QUANTITIES = {"p_spread": r"$\bar{p}_k$", "accuracy_spread": r"$\mathrm{Acc}_k$"}
+DRIVING = {
+    "favoured_share": "share of the gradient",
+    "active": "active fraction",
+    "gradient": "mean gradient norm",
 }
+QUANTITIES = {"probability": r"$\bar{p}_k$", "accuracy": r"$\mathrm{Acc}_k$"}
+INIT = 0.2  # where initialisation is on an axis of batches
+SMALLEST = 2  # learning rates whose classes are shown
 STYLE = REPORT_STYLE | {"text.parse_math": True}
 
 Choices = Mapping[str, Mapping[str, object]]  # by title, the values that choose what is shown
@@ -90,10 +96,9 @@ def initialisation(frames: Frames) -> Figure:
 
 
 def first_batches(frames: Frames) -> Figure:
-    """What moves in the first batches: a row for each start, a column for each rate and mode in which it moves."""
+    """How far classes are from 1/C in the first batches: a row for each start, a column for each rate and mode."""
     rows = starts(frames)
     runs = pd.concat(rows.values())
-    styles = ((COLOURS[0], "-"), (COLOURS[3], (0, (1, 1))), (COLOURS[1], "-"), (COLOURS[6], (0, (4, 1.2))))
     columns = [(lr, mode) for lr in sorted(runs["lr"].unique()) for mode in MODES if lr or mode == "running"]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 1.3 + 1.7 * len(rows)), layout="constrained")
@@ -101,17 +106,13 @@ def first_batches(frames: Frames) -> Figure:
         for row, (start, of_start) in zip(grid, rows.items(), strict=True):
             for axes, (lr, mode) in zip(row, columns, strict=True):
                 some = where(of_start, lr=lr, batch_norm=mode)
-                if some.empty:
-                    axes.text(0.5, 0.5, "not finished", transform=axes.transAxes, ha="center")
-                    continue
-                for (quantity, title), (colour, dashes) in zip(FIRST_QUANTITIES.items(), styles, strict=True):
-                    _over_seeds(axes, some, quantity, color=colour, linestyle=dashes, label=title)
-                axes.axhline(0.1, color="0.4", linestyle=":", linewidth=0.8)
-            row[0].set_ylabel(start)
+                for (quantity, title), colour in zip(FIRST_QUANTITIES.items(), (COLOURS[0], COLOURS[6]), strict=True):
+                    _over_seeds(axes, some, quantity, color=colour, label=title)
+            row[0].set_ylabel(f"{start}:\ndistance from 0.1")
         for axes, (lr, mode) in zip(grid[0], columns, strict=True):
             axes.set_title(f"learning rate {lr:g},\n{MODES[mode]}")
-        _step_axis(grid[0, 0], int(runs["step"].max()))
-        grid[0, 0].set_ylim(-0.02, 1.02)
+        grid[0, 0].set_ylim(0, 0.2)
+        _batch_axis(grid[0, 0], int(runs["step"].max()))
         for axes in grid[-1]:
             axes.set_xlabel("batches (log scale)")
         handles = grid[0, 0].get_legend_handles_labels()[0]
@@ -120,7 +121,7 @@ def first_batches(frames: Frames) -> Figure:
             loc="outside lower center",
             ncols=2,
             frameon=False,
-            title=f"mean and 95 % interval over {runs['seed'].nunique()} seeds",
+            title=f"mean over the classes, with the 95 % interval over {runs['seed'].nunique()} seeds",
         )
     return figure
 
@@ -130,7 +131,7 @@ def open_choices(frames: Frames) -> Figure:
 
     Across goes the learning rate, by lr / (1 - momentum), the rate that SGD without momentum needs to move as far.
     """
-    grids = [frames[stage] for stage in ("open_choices", "piecewise_zero") if stage in frames]
+    grids = [frames[stage] for stage in ("open_choices", "piecewise_zero")]
     end = last_probe(where(pd.concat(grids), batch_norm="running"))
     columns = sorted(set(zip(end["lr"], end["momentum"], strict=True)), key=lambda one: (one[0] / (1 - one[1]), one[1]))
     rows = [(init, loss) for init in INITS for loss in LOSSES if len(where(end, init=init, loss=loss))]
@@ -173,17 +174,22 @@ def _over_seeds(axes: Axes, runs: pd.DataFrame, quantity: str, **style: Any) -> 
     table = runs.pivot(index="seed", columns="step", values=quantity)
     values = table.to_numpy(dtype=float)
     mean, half = mean_and_half_width(values, np.isfinite(values))
-    at = np.where(table.columns == 0, 1 / 3, table.columns)
+    at = _batches(table.columns)
     axes.plot(at, mean, linewidth=1.2, **style)
     axes.fill_between(at, mean - half, mean + half, color=style["color"], alpha=0.15, linewidth=0)
 
 
-def _step_axis(axes: Axes, last: int) -> None:
+def _batches(steps: Sequence[int] | pd.Index) -> np.ndarray:
+    """Where steps are on an axis of batches; initialisation is set off to the left."""
+    return np.where(np.asarray(steps) == 0, INIT, steps)
+
+
+def _batch_axis(axes: Axes, last: int) -> None:
     axes.set_xscale("log")
-    ticks = [step for step in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if step <= last]
-    axes.set_xticks([1 / 3, *ticks], ["Init.", *map(str, ticks)])
+    ticks = [step for step in (1, 10, 100, 1000) if step <= last]
+    axes.set_xticks([INIT, *ticks], ["Init.", *map(str, ticks)])
     axes.minorticks_off()
-    axes.set_xlim(0.27, last * 1.1)
+    axes.set_xlim(0.8 * INIT, last * 1.1)
 
 
 def long_run(frames: Frames) -> Figure:
@@ -195,22 +201,39 @@ def long_run(frames: Frames) -> Figure:
 
 
 def epoch_one(frames: Frames) -> Figure:
-    """The probability of each class over epoch one: a row for each loss, a column for each learning rate, one seed."""
+    """Each class over epoch one: a row for each loss, probability and accuracy at each learning rate, one seed."""
     classes = frames["epoch_one_classes"]
     classes = where(classes, seed=classes["seed"].min())
-    rows = {rf"{loss}: $\bar{{p}}_k$": {"loss": loss, "quantity": "probability"} for loss in LOSSES}
-    return _over_classes(classes, _crossed(rows, _cells(classes)))
+    rates = sorted(classes["lr"].unique())[:SMALLEST]
+    columns = {
+        f"{heading}, rate {lr:g}": {"lr": lr, "quantity": quantity}
+        for lr in rates for quantity, heading in QUANTITIES.items()
+    }  # fmt: skip
+    return _over_classes(classes, _crossed({loss: {"loss": loss} for loss in LOSSES}, columns))
 
 
 def piecewise_zero(frames: Frames) -> Figure:
-    """What drives training under Piecewise-zero loss in epoch one: rows as below, a column for each cell."""
-    classes = where(frames["epoch_one_classes"], loss="pz")
-    rows = {
-        r"$\bar{p}_k$": "probability",
-        "active fraction": "active_fraction",
-        "share of gradient": "gradient_share",
-    }
-    return _over_classes(classes, _crossed({title: {"quantity": one} for title, one in rows.items()}, _cells(classes)))
+    """What drives training under PZ, by batch statistics: rows as in DRIVING, a column for each cell, a line a seed."""
+    cells = {title: where(runs, batch_norm="batch") for title, runs in pz_cells(frames).items()}
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 5.2), layout="constrained")
+        grid = figure.subplots(len(DRIVING), len(cells), sharex="col", sharey="row", squeeze=False)
+        for column, (cell, runs) in zip(grid.T, cells.items(), strict=True):
+            colours = dict(zip(sorted(runs["seed"].unique()), class_colours(runs["seed"].nunique()), strict=True))
+            for axes, quantity in zip(column, DRIVING, strict=True):
+                for seed, run in runs.groupby("seed"):
+                    axes.plot(_batches(run["step"]), run[quantity], color=colours[seed], linestyle=DASHES[seed % 2],
+                              linewidth=1.1, label=str(seed))  # fmt: skip
+            column[0].set_title(cell.replace(", ", "\n", 1).rsplit(", ", 1)[0])
+            _batch_axis(column[-1], int(runs["step"].max()))
+            column[-1].set_xlabel("batches (log scale)")
+        for row, title in zip(grid, DRIVING.values(), strict=True):
+            row[0].set_ylabel(title)
+        grid[-1, 0].set_yscale("log")
+        grid[-1, 0].set_ylim(bottom=1e-5)
+        handles = grid[0, 0].get_legend_handles_labels()[0]
+        figure.legend(handles=handles, loc="outside lower center", ncols=10, frameon=False, title="seed")
+    return figure
 
 
 def small_rate(frames: Frames) -> Figure:
@@ -219,8 +242,11 @@ def small_rate(frames: Frames) -> Figure:
 
 
 def favoured_conv1(frames: Frames) -> Figure:
-    """The probability of each class in the first batches under PZ from the start of replaced_conv1, where one wins."""
-    return _by_seed(where(frames["favoured_conv1_classes"], lr=0.01, momentum=0.0))
+    """The probability of each class in the first batches under PZ from replaced_conv1, in the cell with most seeds."""
+    classes = frames["favoured_conv1_classes"]
+    cells = classes[["lr", "momentum", "seed"]].drop_duplicates()
+    lr, momentum = cells.value_counts(["lr", "momentum"]).idxmax()
+    return _by_seed(where(classes, lr=lr, momentum=momentum))
 
 
 def _by_seed(classes: pd.DataFrame) -> Figure:
@@ -257,12 +283,6 @@ def remedy(frames: Frames) -> Figure:
     return figure
 
 
-def _cells(classes: pd.DataFrame) -> Choices:
-    """The learning rates and seeds that were run."""
-    cells = classes[["lr", "seed"]].drop_duplicates().sort_values(["lr", "seed"])
-    return {f"rate {lr:g}, seed {seed}": {"lr": lr, "seed": seed} for lr, seed in cells.itertuples(index=False)}
-
-
 def _crossed(rows: Choices, columns: Choices) -> list[Row]:
     """A panel for each row and column, both by title."""
     return [(row, [(title, {**chosen, **columns[title]}) for title in columns]) for row, chosen in rows.items()]
@@ -285,7 +305,7 @@ def _over_classes(classes: pd.DataFrame, grid: Sequence[Row]) -> Figure:
             titles = [title for title, _ in panels]
             for (title, panel), axes in zip(panels, line, strict=False):
                 table = panel.pivot(index="step", columns="class", values="value")
-                at = epochs_of(list(table.index), round(1 / first), first)
+                at = epochs_of(list(table.index), round(1 / first), first) if last > 1 else _batches(table.index)
                 favoured = set(panel.loc[panel["rank"] == 1, "class"])
                 for k in table.columns:
                     width = 2.2 if k in favoured else 1.1
@@ -294,11 +314,13 @@ def _over_classes(classes: pd.DataFrame, grid: Sequence[Row]) -> Figure:
                     axes.axvline(1, color="0.4", linestyle="--", linewidth=0.8)
                 axes.set_title(title if titles != above else "")
             above = titles
-        epoch_axis(axes_of[0, 0], first, last)
+        if last > 1:
+            epoch_axis(axes_of[0, 0], first, last)
+        else:
+            _batch_axis(axes_of[0, 0], int(long["step"].max()))
+            axes_of[0, 0].set_ylim(-0.03, 1.03)
         for axes in axes_of[-1]:
-            axes.set_xlabel("epochs (log scale)")
-            if across > len(FIGURE_2):
-                axes.tick_params(axis="x", labelsize=6)
+            axes.set_xlabel("epochs (log scale)" if last > 1 else "batches (log scale)")
         handles = [
             Line2D([], [], color=colour, linestyle=DASHES[k % 2], label=str(k)) for k, colour in enumerate(colours)
         ]
@@ -309,12 +331,12 @@ def _over_classes(classes: pd.DataFrame, grid: Sequence[Row]) -> Figure:
 
 FIGURES: dict[str, tuple[tuple[str, ...], Callable[[Frames], Figure]]] = {
     "initialisation": (("initialisation",), initialisation),
-    "first_batches": (("first_batches",), first_batches),
-    "open_choices": (("open_choices",), open_choices),
+    "first_batches": (("first_batches", "replaced_conv1"), first_batches),
+    "open_choices": (("open_choices", "piecewise_zero"), open_choices),
     "small_rate": (("small_rate_classes",), small_rate),
     "favoured_conv1": (("favoured_conv1_classes",), favoured_conv1),
     "epoch_one": (("epoch_one_classes",), epoch_one),
-    "piecewise_zero": (("epoch_one_classes",), piecewise_zero),
+    "piecewise_zero": (PZ_NEEDS, piecewise_zero),
     "long_run": (("long_run_classes",), long_run),
     "remedy": (("long_run", "remedy"), remedy),
 }  # and the CSV files that each is drawn from
@@ -337,3 +359,5 @@ if __name__ == "__main__":
             page.write_text(filled(page, Path(sys.argv[1])))
     except OSError as error:
         sys.exit(f"igb: {error.filename} cannot be read or written ({error.strerror})")
+    except InputError as error:
+        sys.exit(f"igb: {error}")

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
+from igb._checks import InputError
 from igb._paths import config_folder
 from igb.report.runs import find_runs
 from reproduction import figures, tables
@@ -99,6 +100,12 @@ def test_rows_of_probes_are_views_of_the_matrices(pz):
         assert row["guessed"] == (guesses >= 0.05).sum()
         assert row["accuracy_spread"] == pytest.approx(abs(accuracy - 0.1).mean())
         assert row["p_spread"] == pytest.approx(abs(p - 0.1).mean())
+        assert row["mean_p"] == pytest.approx(p.mean())
+        assert row["accuracy"] == pytest.approx(accuracy.mean())
+        assert row["favoured_accuracy"] == pytest.approx(accuracy[favoured])
+        for name, quantity in {"mean_loss": "loss", "active": "active_fraction"}.items():
+            each = pz.table(quantity, "running").loc[step].to_numpy()
+            assert row[name] == pytest.approx((each * count).sum() / count.sum())
         assert row["dominant_accuracy"] == pytest.approx(accuracy[guesses.argmax()])
         norms = pz.table("gradient_norm", "running").loc[step].to_numpy() * count
         assert row["gradient"] == pytest.approx(norms.sum() / count.sum())
@@ -161,56 +168,66 @@ def decided(frames):
     return {row[0][4]: row[2] for row in rows if row[2]}
 
 
-def test_ends_and_hits_are_counted_over_seeds():
-    ends = [
-        {"seed": seed, "batch_norm": mode, "step": step, "favoured": favoured, "dominant": dominant if step else 3.0,
-         "dominance": 1.0 if seed else 0.5, "favoured_p": 0.2 * seed, "others_p": 0.3, "gradient": 0.2 + seed,
-         "favoured_share": seed / 8, "dominant_share": 1 - seed / 8}
-        for seed, dominant in ((0, 3.0), (1, 7.0), (2, 5.0))
-        for mode, favoured in (("running", 3.0), ("batch", 7.0))
-        for step in (0, 300)
-    ]  # fmt: skip
-    slow = [row | {"lr": 0.001, "momentum": 0.0, "step": 5 * row["step"], "dominant": 3.0} for row in ends]
-    pushed = pd.DataFrame({"init": "he", "batch_norm": "batch", "seed": [0, 1, 2, 9], "pz_pushed": [5, 7, 5, 0]})
-    small = [{"seed": seed, "batch_norm": "batch", "favoured": 7.0} for seed in range(4)]
-    frames = {"favoured_class": rows_of(ends), "small_rate": rows_of(slow), "features": pushed,
-              "training_batches": rows_of(small), "epoch_one": rows_of(ends)}  # fmt: skip
-    assert tables.favoured_class(frames).splitlines()[::2] == [
-        "| seed | favoured | favoured by batch statistics | so in batches of 32 | pushed up most by PZ | most guessed: "
-        "he, 0.001, 0, 1,500 | most guessed: he, 0.01, 0.9, 300 |",
-        "| 0 | 3 | 7 | 7 | 5 | 3 (0.50) | 3 (0.50) |",
-        "| 2 | 3 | 7 | 7 | 5 | 3 (1.00) | 5 (1.00) |",
-        "| *favoured by batch statistics* is the most guessed |  |  |  |  | 0 of 3 | 1 of 3 |",
-        "| *pushed up most by PZ* is the most guessed |  |  |  |  | 0 of 3 | 2 of 3 |",
-    ]
-    lines = [line.split(" | ") for line in tables.piecewise_zero(frames).splitlines()[2:]]
-    assert [line[-1] for line in lines[:5]] == ["2 of 3 |", "1 of 3 |", "1 of 3 |", "2 of 3 |", "1 of 3 |"]
-    assert [line[-1] for line in lines[8:]] == [
-        "1.2 (0.2 to 2.2) |", "0.88 (0.75 to 1.00) |", "0.12 (0.00 to 0.25) |"
+def of_pz(lr, momentum, *leading, **other):
+    """Runs of a cell under PZ: for each seed, the class that leads at the probes 0, 100, 200, ..."""
+    return rows_of(
+        {"lr": lr, "momentum": momentum, "seed": seed, "batch_norm": mode, "step": 100 * i, "dominant": dominant,
+         "favoured": 3.0 if mode == "running" else 7.0, "favoured_p": 0.9 if dominant == 3 else 0.05, "others_p": 0.5,
+         "dominance": 1.0 if dominant == 7 else 0.5, "gradient": 1.0 if i < 2 else 0.25, "active": 0.1 * (i + 1),
+         "favoured_share": 0.2 if i < 2 else 0.6, "dominant_share": 0.5} | other
+        for seed, classes in enumerate(leading) for i, dominant in enumerate(classes) for mode in ("running", "batch")
+    )  # fmt: skip
+
+
+def of_cells(*leading):
+    """The files that the verdicts on PZ need, the last cell with these leading classes, the others with one seed."""
+    one = (3.0, 5.0)
+    return {
+        "small_rate": of_pz(0.001, 0.0, one),
+        "favoured_class": pd.concat([of_pz(0.001, 0.9, one), of_pz(0.01, 0.9, one)]),
+        "favoured_conv1": pd.concat(
+            [of_pz(0.01, 0.0, *leading, init="replaced_conv1"), of_pz(0.001, 0.0, (5.0,), init="replaced_conv1")]
+        ),
+    }
+
+
+def test_leading_classes_are_counted_over_the_last_six_probes():
+    frames = of_cells((3.0, 5.0, 7.0, 7.0, 7.0, 3.0, 3.0), (3.0,) * 7)
+    lines = [line.split(" | ") for line in tables.piecewise_zero(frames).splitlines()]
+    assert lines[0][1:] == ["he, 0.001, 0, 100", "he, 0.001, 0.9, 100", "he, 0.01, 0.9, 100",
+                            "replaced_conv1, 0.01, 0, 600 |"]  # fmt: skip
+    assert [line[-1] for line in lines[2:]] == [
+        "0.5 of 2 |", "1.3 of 2 |", "0.5 of 2 |", "1.3 of 2 |", "1.3 of 2 |", "1.0 (1.0 to 1.0) |"
     ]  # fmt: skip
     numbers = decided(frames)
-    cells = ", by start, rate, momentum and batches: (he, 0.001, 0, 1,500) {}; (he, 0.01, 0.9, 300) {}"
-    assert {letter: numbers[letter] for letter in "EFH"} == {
-        "E": "seeds whose favoured class has the highest p̄, and with one class alone"
-        + cells.format("1 of 3, 2 of 3", "1 of 3, 2 of 3"),
-        "F": "seeds whose favoured class is the most guessed at the end" + cells.format("3 of 3", "1 of 3"),
-        "H": "by batch statistics, medians of the share of the class that they favour, and of the gradient's mean norm"
-        + cells.format("0.12, 1.2", "0.12, 1.2"),
-    }
-    frames["favoured_conv1"] = rows_of(row | {"init": "replaced_conv1", "momentum": 0.0} for row in ends)
-    assert decided(frames)["F"].endswith("; (he, 0.01, 0.9, 300) 1 of 3; (replaced_conv1, 0.01, 0, 300) 1 of 3")
+    assert numbers["E"] == (
+        "seeds whose favoured class has the highest p̄ at every probe, in the settings of section E: 0, 0, 0 and 1 of 2"
+        "; at each of the last 6 probes: 0, 0, 0 and 1"
+    )
+    assert numbers["F"].endswith("in the settings of section E: 0.5, 0.5, 0.5 and 1.3 of 2; by chance 1")
 
 
-def test_a_favoured_class_rises_between_two_means():
-    steps = {0: 0.9, 60: 0.1, 100: 0.3, 500: 0.0, 800: 0.4, 1563: 0.6}
-    rows = [
-        {"seed": 3, "step": step, "class": k, "rank": 2 - k, "probability": p if k else 0.005}
-        for step, p in steps.items()
-        for k in (0, 1)
-    ]
-    ends = [{"seed": 3, "batch_norm": "running", "step": step, "dominant": 1.0, "favoured": 1.0} for step in steps]
-    frames = {"small_rate": rows_of(ends), "small_rate_classes": pd.DataFrame(rows)}
-    assert tables.small_rate(frames).splitlines()[-1] == "| 3 | 1 | 0.90 | 0.20 | 0.50 | 1 (0.60) | 1 | 1 |"
+def test_a_class_drives_what_it_has_of_the_gradients_of_all_batches():
+    frames = of_cells((3.0, 3.0, 3.0))  # norms 1, 1, 0.25 at 0, 100, 200; shares 0.2, 0.2, 0.6
+    part = (20 + 50 * (0.2 + 0.15)) / (100 + 50 * 1.25)
+    runs = frames["favoured_conv1"]
+    share = tables.share_over_training(tables.where(runs, batch_norm="batch", lr=0.01), "favoured_share")
+    assert share[0] == pytest.approx(part)
+    lines = [line.split(" | ")[-1] for line in tables.driving(frames).splitlines()[2:]]
+    assert lines[:2] == [f"{part:.2g} ({part:.2g} to {part:.2g}) |", "0.5 (0.5 to 0.5) |"]
+    assert lines[2:] == ["0.1 (0.1 to 0.1) |", "0.3 (0.3 to 0.3) |", "0.25 (0.25 to 0.25) |"]
+    assert decided(frames)["H"].endswith(f"medians 0.20, 0.20, 0.20 and {part:.2f}, at most {part:.2f}")
+    runs.loc[runs["step"] == 200, ["gradient", "favoured_share"]] = [0.0, np.nan]  # no gradient, no shares
+    share = tables.share_over_training(tables.where(runs, batch_norm="batch", lr=0.01), "favoured_share")
+    assert share[0] == pytest.approx(0.2)
+
+
+def test_cells_without_runs_are_left_out():
+    frames = of_cells((3.0, 5.0))
+    frames["small_rate"] = frames["small_rate"].iloc[:0]
+    assert next(iter(tables.pz_cells(frames))).startswith("he, 0.001, 0.9")
+    with pytest.raises(InputError, match="no run of small_rate, favoured_class, favoured_conv1 has a rate"):
+        tables.pz_cells({name: table.iloc[:0] for name, table in frames.items()})
 
 
 def test_verdicts_on_the_start_count_networks_and_measure_what_moves():
@@ -224,14 +241,14 @@ def test_verdicts_on_the_start_count_networks_and_measure_what_moves():
     batches = [
         {"loss": "ce", "lr": lr, "batch_norm": "running", "step": step, "p_spread": p, "accuracy_spread": 2 * p}
         for lr, ps in ((0.0, (0.2, 0.1)), (0.001, (0.2, 0.05)))
-        for step, p in zip((0, 100), ps, strict=True)
+        for step, p in zip((0, 10), ps, strict=True)
     ]
     others = rows_of(row | {"init": "replaced_conv1", "p_spread": 0.01} for row in batches)
     verdicts = decided({"initialisation": rows_of(start), "first_batches": rows_of(batches), "replaced_conv1": others})
     assert verdicts == {
         "A": "networks with a p̄_k above 0.9: `he` 1 of 2, `torchvision` and `replaced_conv1` on raw pixels 2 of 2 and "
         "0 of 2; with batch statistics 0 of 6",
-        "B": "mean distance of p̄_k (Acc_k) from 0.1 after 0 and 100 batches: he, standard 0.20 (0.40) and 0.05 (0.10); "
+        "B": "mean distance of p̄_k (Acc_k) from 0.1 after 0 and 10 batches: he, standard 0.20 (0.40) and 0.05 (0.10); "
         "replaced_conv1, standard 0.01 (0.40) and 0.01 (0.10)",
     }
 
@@ -305,12 +322,32 @@ def test_a_panel_shows_the_classes_of_what_its_title_says():
     ]
     assert [line.get_linewidth() for line in seeds[0].lines[:2]] == [1.1, 2.2]
     cells = figures.epoch_one(frames).axes
-    assert [axes.get_title() for axes in cells] == ["rate 0.1, seed 4", "rate 0.2, seed 4", "", ""]
-    assert [axes.get_ylabel().split(":")[0] for axes in cells[::2]] == ["ce", "pz"]
-    assert [axes.lines[0].get_ydata()[-1] for axes in cells] == pytest.approx([0.5, 0.6] * 2)
-    driving = figures.piecewise_zero(frames).axes[4]
-    assert driving.get_ylabel() == "active fraction"
-    assert [line.get_ydata()[-1] for line in driving.lines[:2]] == [0.0, 0.1]
+    titles = [rf"${{}}$, rate {lr}" for lr in (0.1, 0.2)]
+    p, accuracy = r"\bar{p}_k", r"\mathrm{Acc}_k"
+    assert [axes.get_title() for axes in cells[:4]] == [
+        title.format(quantity) for title in titles for quantity in (p, accuracy)
+    ]
+    assert [axes.get_ylabel() for axes in cells[::4]] == ["ce", "pz"]
+    assert [axes.lines[0].get_ydata()[-1] for axes in cells] == pytest.approx([0.5, 0.2, 0.6, 0.2] * 2)
+
+
+def test_what_drives_pz_is_drawn_by_batch_statistics():
+    frames = of_cells((3.0, 3.0), (5.0, 5.0))
+    frames["favoured_conv1"].loc[lambda runs: runs["batch_norm"] == "running", "favoured_share"] = 0.9
+    grid = figures.piecewise_zero(frames).axes
+    assert [axes.get_title() for axes in grid[:4]] == [
+        "he\n0.001, 0", "he\n0.001, 0.9", "he\n0.01, 0.9", "replaced_conv1\n0.01, 0"
+    ]  # fmt: skip
+    assert [list(line.get_ydata()) for line in grid[3].lines] == [[0.2, 0.2]] * 2
+    assert [axes.get_ylabel() for axes in grid[::4]] == list(figures.DRIVING.values())
+
+
+def test_batches_are_on_a_log_axis_with_initialisation_before_them():
+    axes = figures.small_rate({"small_rate_classes": classes_of([{"seed": 0}], (0, 1, 20))}).axes[0]
+    assert list(axes.lines[0].get_xdata()) == [figures.INIT, 1, 20]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["Init.", "1", "10"]
+    axes = figures.small_rate({"small_rate_classes": classes_of([{"seed": 0}], (0, 1, 200))}).axes[0]  # two epochs
+    assert list(axes.lines[0].get_xdata())[1:] == [0.01, 2]
 
 
 def test_verdicts_of_long_runs_compare_their_ends():
@@ -324,8 +361,10 @@ def test_verdicts_of_long_runs_compare_their_ends():
     ]  # fmt: skip
     verdicts = decided({"long_run_classes": pd.concat(parts)})
     assert list(verdicts) == ["C", "G"]
-    assert "p̄_k 0.15 (0.10 to 0.20), 0.35 (0.30 to 0.40), 0.55 (0.50 to 0.60); Acc_k" in verdicts["C"]
-    assert "p̄_k of 2, Acc_k of 2 of 2 classes" in verdicts["C"]
+    assert verdicts["C"] == (
+        "mean over the classes after 1 and 20 epochs: p̄_k 0.15 and 0.55, Acc_k 0.03 and 0.14; higher at the end: p̄_k "
+        "of 2, Acc_k of 2 of 2 classes"
+    )
     assert "PZ: p̄ of the favoured class 0.10, of the others 0.90 (0.90 to 0.90); classes with Acc_k" in verdicts["G"]
     assert verdicts["G"].count("below 0.05: 1; rank correlation of p̄_k with the guesses at initialisation") == 2
     assert verdicts["G"].count(" -1.00") == 1
@@ -342,9 +381,8 @@ def test_blurry_loss_is_compared_with_cross_entropy_at_each_rate():
         for seed in (0, 1)
     ]  # fmt: skip
     assert decided({"epoch_one": rows_of(ends)})["D"] == (
-        "after epoch one, momentum 0.9, rates 0.01 and 0.1, means of 2 seeds: accuracy CE 0.30 and 0.50, p_y^γ held "
-        "constant 0.20 and 0.60; mean p̄_k CE 0.10 and 0.20, p_y^γ held constant 0.05 and 0.25; as written, least "
-        "dominance of a run 0.90"
+        "after epoch one at 0.01 with momentum 0.9, p_y^γ held constant: mean Acc_k 0.20 (CE 0.30), p̄_k 0.05 (CE 0.10)"
+        "; as written, least dominance at any rate: 0.90"
     )
 
 
@@ -398,14 +436,14 @@ def test_the_figures_are_those_of_the_csv_files(tmp_path):
         if (FOLDER / f"{name}.png").exists():
             there, drawn = (matplotlib.image.imread(folder / f"{name}.png") for folder in (FOLDER, tmp_path))
             assert there.shape == drawn.shape
-            assert abs(there - drawn).mean() < 1e-3, name
+            assert (abs(there - drawn) > 0.2).sum() < 20, name  # a dot elsewhere is more
 
 
 def test_features_of_every_initialiser_are_tabulated(monkeypatch):
     monkeypatch.setattr("reproduction.features.SEEDS", range(1))
     table = features([*TINY, "model._target_=igb.networks.resnet18"])
     assert len(table) == 8
-    assert table["cosine"].between(0, 1).all()
+    assert (table[["class_spread", "image_spread"]] > 0).all(axis=None)
     assert tables.features({"features": table}).count("`") == 16
 
 
