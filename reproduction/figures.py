@@ -201,7 +201,7 @@ def long_run(frames: Frames) -> Figure:
 
 
 def epoch_one(frames: Frames) -> Figure:
-    """Each class over epoch one: a row for each loss, probability and accuracy at each learning rate, one seed."""
+    """Each class over epoch one: a row for each loss, probability and accuracy at the smallest rates, one seed."""
     classes = frames["epoch_one_classes"]
     classes = where(classes, seed=classes["seed"].min())
     rates = sorted(classes["lr"].unique())[:SMALLEST]

@@ -361,6 +361,8 @@ def test_verdicts_of_long_runs_compare_their_ends():
         for epoch, (left, right) in zip((0, 1, 5, 20), ends, strict=True)
     ]  # fmt: skip
     verdicts = decided({"long_run_classes": pd.concat(parts)})
+    more = [part.assign(seed=1, probability=0.5, accuracy=0.5) for part in parts]
+    assert decided({"long_run_classes": pd.concat([*parts, *more])}) == verdicts  # of the least seed
     assert list(verdicts) == ["C", "G"]
     assert verdicts["C"] == (
         "mean over the classes after 1 and 20 epochs: p̄_k 0.15 and 0.55, Acc_k 0.03 and 0.14; higher at the end: p̄_k "
