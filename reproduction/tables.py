@@ -160,7 +160,10 @@ def pz_cells(frames: Frames) -> dict[str, pd.DataFrame]:
 def piecewise_zero(frames: Frames) -> str:
     """How PZ leaves the classes in each cell: numbers of seeds, averaged over the last probes."""
     cells = pz_cells(frames)
-    rows = [[title, *(_held(runs, holds) for runs in cells.values())] for title, holds in PZ_COUNTS.items()]
+    rows = [
+        [title, *(f"{_held(runs, holds):.1f} of {runs['seed'].nunique()}" for runs in cells.values())]
+        for title, holds in PZ_COUNTS.items()
+    ]
     guessed = [_range(_last_probes(runs).groupby("seed")["guessed"].mean(), ".1f") for runs in cells.values()]
     return markdown(["start, rate, momentum, batches", *cells], [*rows, ["classes guessed", *guessed]])
 
@@ -173,7 +176,7 @@ def driving(frames: Frames) -> str:
         "active fraction at the end": lambda runs: last_probe(runs)["active"],
         "mean norm of the gradient at the end": lambda runs: last_probe(runs)["gradient"],
     }
-    rows = [[title, *(_range(of(runs), ".2g") for runs in cells.values())] for title, of in (DRIVING | ends).items()]
+    rows = [[title, *(_range(of(runs), ".2g") for runs in cells.values())] for title, of in (SHARES | ends).items()]
     return markdown(["start, rate, momentum, batches", *cells], rows)
 
 
@@ -457,7 +460,7 @@ PZ_COUNTS: dict[str, Callable[[pd.DataFrame], "pd.Series[bool]"]] = {
     "the favoured class has the highest p̄": _highest,
     f"it has a p̄ above {ALIVE:g}": lambda runs: runs["favoured_p"] > ALIVE,
 }
-DRIVING: dict[str, Callable[[pd.DataFrame], "pd.Series[float]"]] = {
+SHARES: dict[str, Callable[[pd.DataFrame], "pd.Series[float]"]] = {
     "share of the class favoured by batch statistics in all batches' gradients": lambda runs: share_over_training(
         runs, "favoured_share"
     ),
@@ -472,11 +475,10 @@ def _last_probes(runs: pd.DataFrame) -> pd.DataFrame:
     return last.assign(favoured_by_batch=last["seed"].map(by_batch))
 
 
-def _held(runs: pd.DataFrame, holds: Callable[[pd.DataFrame], "pd.Series[bool]"]) -> str:
+def _held(runs: pd.DataFrame, holds: Callable[[pd.DataFrame], "pd.Series[bool]"]) -> float:
     """In how many of some runs something holds, on average over their last probes."""
     last = _last_probes(runs)
-    seeds = last["seed"].nunique()
-    return f"{holds(last).groupby(last['seed']).mean().sum():.1f} of {seeds}"
+    return float(holds(last).groupby(last["seed"]).mean().sum())
 
 
 def _listed(values: Iterable[str]) -> str:
@@ -500,7 +502,7 @@ def _e(frames: Frames) -> str:
 
 def _f(frames: Frames) -> str:
     cells = pz_cells(frames)
-    leading = _listed(_held(runs, _leads).split()[0] for runs in cells.values())
+    leading = _listed(f"{_held(runs, _leads):.1f}" for runs in cells.values())
     return (
         f"seeds whose favoured class is the most guessed, on average over the last {LAST} probes, in the settings of "
         f"section E: {leading} of {_seeds(cells)}; by chance 1"
