@@ -49,7 +49,7 @@ KEYS = {
     "seed": "seed",
 }  # of the config, and their columns
 CLASS_KEYS = ["loss", "lr", "momentum", "seed"]  # those in which runs of a stage whose classes are shown differ
-CLASS_QUANTITIES = ("probability", "accuracy", "gradient_share", "active_fraction")
+CLASS_QUANTITIES = ("probability", "accuracy")
 GUESSED = 0.5  # of the uniform share 1/C: a class with at least that guess fraction counts as guessed
 
 

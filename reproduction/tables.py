@@ -239,8 +239,7 @@ def long_run(frames: Frames) -> str:
                 ]
             )
     head = ["loss", "seed", "epoch", "p̄_k", "Acc_k", "classes with Acc_k < 0.05", "favoured class: p̄",
-            "favoured class: Acc", "favoured class: share of gradient", "favoured class: active fraction",
-            "rank correlation with initialisation"]  # fmt: skip
+            "favoured class: Acc", "rank correlation with initialisation"]  # fmt: skip
     return markdown(head, rows)
 
 

@@ -302,7 +302,7 @@ def classes_of(runs, steps=(0, 1, 100)):
     """A table of two classes, from what runs do not have in common; class 1 is favoured, p̄_k is k + seed / 10 + lr."""
     rows = [
         {"loss": "pz", "seed": 0, "lr": 0.01, "step": step, "epoch": step / 100, "class": k, "rank": 2 - k,
-         "accuracy": 0.2, "gradient_share": 0.5, "active_fraction": 0.1 * k} | run
+         "accuracy": 0.2} | run
         for run in runs for step in steps for k in (0, 1)
     ]  # fmt: skip
     table = pd.DataFrame(rows)
@@ -412,15 +412,15 @@ def test_long_runs_are_compared_with_their_initial_order():
     def probe(epoch, probability):
         return [
             {"loss": "pz", "seed": 0, "step": 100 * epoch, "epoch": epoch, "class": k, "rank": 4 - k, "probability": p,
-             "accuracy": p / 10, "gradient_share": 0.25, "active_fraction": 0.5}
+             "accuracy": p / 10}
             for k, p in enumerate(probability)
         ]  # fmt: skip
 
     classes = pd.DataFrame(probe(0, [0.0, 0.1, 0.2, 0.7]) + probe(5, [0.9, 0.4, 0.2, 0.1]) + probe(7, [0.0] * 4))
     lines = tables.long_run({"long_run_classes": classes}).splitlines()[2:]
     assert lines == [
-        "| `pz` | 0 | 0 | 0.15 (0.00 to 0.70) | 0.01 (0.00 to 0.07) | 4 | 0.70 | 0.07 | 0.25 | 0.50 | +1.00 |",
-        "| `pz` | 0 | 5 | 0.30 (0.10 to 0.90) | 0.03 (0.01 to 0.09) | 4 | 0.10 | 0.01 | 0.25 | 0.50 | -1.00 |",
+        "| `pz` | 0 | 0 | 0.15 (0.00 to 0.70) | 0.01 (0.00 to 0.07) | 4 | 0.70 | 0.07 | +1.00 |",
+        "| `pz` | 0 | 5 | 0.30 (0.10 to 0.90) | 0.03 (0.01 to 0.09) | 4 | 0.10 | 0.01 | -1.00 |",
     ]
 
 
