@@ -52,6 +52,8 @@ class Pace(pl.Callback):
     def estimate(self) -> str:
         """What is to go, in words, and what `probe=log` would take where probing takes longer than training."""
         training, probing = self.remaining()
+        if not self.probe_seconds:  # a run that goes on, between probes
+            return f"{duration(training)} to go without probing, which was not timed yet"
         text = f"{duration(training + probing)} to go, {duration(probing)} of it for probing"
         if probing > training and self.probe.points is None:
             steps, per_epoch = self.probe.total_steps, self.probe.steps_per_epoch

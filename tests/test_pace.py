@@ -1,5 +1,7 @@
 import logging
+import os
 import re
+import signal
 import sys
 import time
 
@@ -10,6 +12,7 @@ from igb import statistics
 from igb._paths import config_folder
 from igb.pace import duration
 from igb.probe import LOG_POINTS
+from igb.stopping import StoppedError
 from igb.training import Classifier
 from tests.conftest import tiny_run
 
@@ -59,6 +62,24 @@ def test_a_run_of_ten_steps_is_not_estimated(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         tiny_run(tmp_path / "run", "trainer.max_steps=10")
     assert estimates(caplog) == []
+
+
+def test_a_run_that_goes_on_between_two_probes_has_not_timed_one(tmp_path, clock, caplog, monkeypatch):
+    def step(self, *arguments):
+        if self.global_step == 45:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *arguments)
+
+    original = Classifier.training_step
+    options = ["trainer.max_epochs=3", "probe=log", "probe.points=11"]
+    with monkeypatch.context() as context:
+        context.setattr(Classifier, "training_step", step)
+        with pytest.raises(StoppedError):
+            tiny_run(tmp_path / "run", *options)
+    with caplog.at_level(logging.INFO):
+        caplog.clear()
+        tiny_run(tmp_path / "run", *options)
+    assert estimates(caplog) == ["estimate: 79 s to go without probing, which was not timed yet"]
 
 
 def test_the_progress_bar_knows_the_time_to_go(tmp_path, clock, monkeypatch, capfd):
