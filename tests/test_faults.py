@@ -6,7 +6,7 @@ import sys
 import pytest
 
 
-@pytest.mark.parametrize("count", [5, pytest.param(50, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("count", [2, pytest.param(50, marks=pytest.mark.faults)])
 def test_killed_runs_go_on_to_the_same_end(tmp_path, count):
     command = [sys.executable, "-m", "tests.faults", str(tmp_path), str(count)]
     lines = []
