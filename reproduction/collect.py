@@ -56,7 +56,8 @@ GUESSED = 0.5  # of the uniform share 1/C: a class with at least that guess frac
 def collect(sweeps: Path, folder: Path) -> None:
     """Write the tables of all stages that have runs in `sweeps` into `folder`.
 
-    A stage without a folder in `sweeps` keeps the tables it has. Raises InputError if there is none at all.
+    A stage without a folder in `sweeps` keeps the tables it has. Raises InputError, and writes nothing, if there is
+    none at all, or fewer finished runs of one than its tables have.
     """
     found = {stage: sweeps / stage for stage in STAGES if (sweeps / stage).is_dir()}
     if not found:
@@ -64,13 +65,22 @@ def collect(sweeps: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "runs.csv"
     kept = pd.read_csv(file, dtype=object) if file.exists() else pd.DataFrame({"stage": [], "status": []})
+    read = {stage: find_runs([sweep]) for stage, sweep in found.items()}
+    finished = {stage: [run for run in runs if run.info["status"] in FINAL] for stage, (runs, _) in read.items()}
+    for stage, some in finished.items():
+        had = ((kept["stage"] == stage) & kept["status"].isin(FINAL)).sum()
+        if len(some) < had:
+            raise InputError(
+                f"{found[stage]} has {len(some)} finished runs, but the tables in {folder} are of {had}: "
+                "collect all of them, or into another folder"
+            )
     of_runs = []
     for stage in STAGES:
         begun = kept[(kept["stage"] == stage) & (kept["status"] != "not begun")]
-        if stage in found:
-            runs, left_out = find_runs([found[stage]])
+        if stage in read:
+            runs, left_out = read[stage]
             print(f"{stage}: {len(runs)} runs, {len(left_out)} without a probe")
-            _tabulate(stage, [run for run in runs if run.info["status"] in FINAL], folder)
+            _tabulate(stage, finished[stage], folder)
             rows = [{"stage": stage} | keys(run) | cost(run) for run in runs]
             begun = pd.DataFrame(rows + [{"stage": stage, "status": "without a probe"}] * len(left_out), dtype=object)
         missing = described(stage) - len(begun)
@@ -119,7 +129,7 @@ def over_probes(run: Run, mode: str) -> pd.DataFrame:
     """A row for each probe, empty where outputs are not finite. `p` is p̄_k, and a spread the mean of |x_k - 1/C|.
 
     favoured, dominant: the class most guessed at initialisation, and at the probe; favoured_p, favoured_accuracy,
-    favoured_share, dominant_accuracy, dominant_share: of that class, its share being its part in the sum of the
+    favoured_share, dominant_share: of that class, its share being its part in the sum of the
     gradient norms; others_p: the largest p of all classes but the favoured; largest_p, mean_p, p_spread, accuracy
     (mean), accuracy_spread: over all classes; dominance: max_j G_j; guessed: number of classes with G_j >= 1/(2C);
     mean_loss, gradient (mean norm), active: over all images.
@@ -151,7 +161,6 @@ def over_probes(run: Run, mode: str) -> pd.DataFrame:
             "accuracy": accuracy.mean(axis=1),
             "accuracy_spread": (accuracy - uniform).abs().mean(axis=1),
             "favoured_accuracy": accuracy[favoured],
-            "dominant_accuracy": accuracy.to_numpy()[probes, dominant],
             "mean_loss": over_images("loss"),
             "gradient": over_images("gradient_norm"),
             "active": over_images("active_fraction"),

@@ -24,6 +24,7 @@ from igb.report.figures import STYLE as REPORT_STYLE
 from igb.report.settings import mean_and_half_width
 from reproduction.collect import CLASS_QUANTITIES
 from reproduction.tables import (
+    CONV1_CELL,
     INITS,
     LOSSES,
     MODES,
@@ -50,7 +51,7 @@ MAPS = {
 INITIAL = {"largest_p": r"largest $\bar{p}_k$", "dominance": "dominance"}
 FIRST_QUANTITIES = {"p_spread": r"$\bar{p}_k$", "accuracy_spread": r"$\mathrm{Acc}_k$"}
 DRIVING = {
-    "favoured_share": "share of the gradient",
+    "favoured_share": "share of the class\nin the gradient",
     "active": "active fraction",
     "gradient": "mean gradient norm",
 }
@@ -242,11 +243,17 @@ def small_rate(frames: Frames) -> Figure:
 
 
 def favoured_conv1(frames: Frames) -> Figure:
-    """The probability of each class in the first batches under PZ from replaced_conv1, in the cell with most seeds."""
-    classes = frames["favoured_conv1_classes"]
-    cells = classes[["lr", "momentum", "seed"]].drop_duplicates()
-    lr, momentum = cells.value_counts(["lr", "momentum"]).idxmax()
-    return _by_seed(where(classes, lr=lr, momentum=momentum))
+    """The probability of each class in the first batches under PZ from replaced_conv1, in the cell of the tables.
+
+    Raises InputError if it was not run.
+    """
+    stage, lr, momentum = CONV1_CELL
+    classes = where(frames[f"{stage}_classes"], lr=lr, momentum=momentum)
+    if classes.empty:
+        raise InputError(
+            f"no run of {stage} has optimizer.lr={lr:g} and optimizer.momentum={momentum:g}, as in its figure"
+        )
+    return _by_seed(classes)
 
 
 def _by_seed(classes: pd.DataFrame) -> Figure:

@@ -22,17 +22,19 @@ TABULATED = ("standard", "raw")
 INITS = ("he", "torchvision", "replaced_conv1", "torch_default")
 MODES = {"running": "running statistics", "batch": "batch statistics"}
 NEAR_ONE = 0.9  # what "near 1" is taken to mean
+CLASSES = 10  # of CIFAR-10
 ALIVE = 0.1  # p̄_k above which a class has not been given up
 ALONE = 0.95  # of the guesses: a class with as many is said to stand alone
 LAST = 6  # probes, over which the end of a run is averaged where another class leads from one to the next
 FIRST_STEPS = (0, 5, 10, 20, 100)
 SPREADS = {"p_spread": "p̄_k", "accuracy_spread": "Acc_k"}
 LOSSES = ("ce", "bl_detached", "bl", "pz")
+CONV1_CELL = ("favoured_conv1", 0.01, 0.0)
 PZ_CELLS = (
     ("small_rate", 0.001, 0.0),
     ("favoured_class", 0.001, 0.9),
     ("favoured_class", 0.01, 0.9),
-    ("favoured_conv1", 0.01, 0.0),
+    CONV1_CELL,
 )  # stages, rates and momenta with PZ on ten seeds
 PZ_NEEDS = ("small_rate", "favoured_class", "favoured_conv1")
 LONG_EPOCHS = (0, 1, 5, 10, 20)
@@ -504,7 +506,7 @@ def _f(frames: Frames) -> str:
     leading = _listed(f"{_held(runs, _leads):.1f}" for runs in cells.values())
     return (
         f"seeds whose favoured class is the most guessed, on average over the last {LAST} probes, in the settings of "
-        f"section E: {leading} of {_seeds(cells)}; by chance 1"
+        f"section E: {leading} of {_seeds(cells)}; by chance {_seeds(cells) / CLASSES:g}"
     )
 
 
@@ -513,7 +515,7 @@ def _h(frames: Frames) -> str:
         share_over_training(where(runs, batch_norm="batch"), "favoured_share") for runs in pz_cells(frames).values()
     ]
     return (
-        "share of the favoured class in the gradients of all batches, by batch statistics, in the settings of section E"
+        "share of the class favoured by batch statistics in the gradients of all batches, in the settings of section E"
         f": medians {_listed(f'{share.median():.2f}' for share in shares)}, at most {max(map(max, shares)):.2f}"
     )
 
@@ -525,15 +527,16 @@ def _seeds(cells: Mapping[str, pd.DataFrame]) -> int:
 VERDICTS = (
     Verdict(
         "**A.** At initialisation one class has p̄ near 1, the others near 0",
-        "reproduced only in evaluation mode, where logits are large (`he`, or raw pixels); never with batch statistics",
+        "reproduced only in evaluation mode, where logits are large (`he`; torchvision's rule on raw pixels); never "
+        "with batch statistics",
         ("initialisation",),
         _a,
         "initialisation",
     ),
     Verdict(
         "**B.** In the first batches all p̄_k move together and settle near 0.1; accuracies lag",
-        "reproduced only at small rates (lr/(1 - momentum) of 0.001 or less); the accuracies lag from "
-        "`replaced_conv1`, little from `he`; batch norm's running statistics do most of it, without learning",
+        "reproduced only at small rates (at lr/(1 - momentum) of 0.001 or less, not of 0.01 or more); the accuracies "
+        "lag from `replaced_conv1`, little from `he`; batch norm's running statistics do most of it, without learning",
         ("first_batches", "replaced_conv1"),
         _b,
         "first_batches",
@@ -547,8 +550,9 @@ VERDICTS = (
     ),
     Verdict(
         "**D.** BL (γ = 0.7): as CE but slower, accuracies lagging",
-        "reproduced only with the factor p_y^γ held constant for the gradient, at the smallest of three rates; at "
-        "larger ones its p̄_k are ahead of those of CE, and as equation (2) is written it collapses onto one class",
+        "reproduced only in part: slower in epoch one with the factor p_y^γ held constant for the gradient, at the "
+        "smallest of three rates, but its p̄_k do not come together first; at larger rates they are ahead of those "
+        "of CE, and as equation (2) is written it collapses onto one class",
         ("epoch_one",),
         _d,
         "epoch_one",
@@ -557,15 +561,16 @@ VERDICTS = (
         "**E.** PZ: the favoured class stays above all others and rises again, the others fall; its accuracy stays "
         "perfect, the others' poor",
         "reproduced only from `replaced_conv1` on raw pixels at 0.01 without momentum, in one seed, and in another at "
-        "the end; else a few classes share, or one stands alone that is seldom the favoured one",
+        "the end (from `he` it stays above all in one seed, but never fell); else a few classes share, or one stands "
+        "alone that is seldom the favoured one",
         PZ_NEEDS,
         _e,
         "favoured_conv1",
     ),
     Verdict(
         "**F.** The initially favoured class is the one that dominates under PZ",
-        "not reproduced: it leads hardly more often than any class would by chance; at the smallest rate it survives "
-        "more often than others",
+        "not reproduced: it leads in few seeds, hardly more than any class would by chance; at the smallest rate it "
+        "survives more often than others",
         PZ_NEEDS,
         _f,
         "favoured_conv1",
@@ -579,8 +584,8 @@ VERDICTS = (
     ),
     Verdict(
         "**H.** Under PZ training is almost entirely driven by the favoured class",
-        "not reproduced while the network changes: several classes share the gradient; once one class stands alone, it "
-        "has all of what is then left of it",
+        "not reproduced but in the seed where E holds, from batch 9 on: while the network changes several classes "
+        "share the gradient; once one class stands alone, it has all of what is then left of it",
         PZ_NEEDS,
         _h,
         "piecewise_zero",
