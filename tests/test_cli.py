@@ -117,14 +117,14 @@ def test_a_named_sweep_grows_in_its_folders(command):
 
 
 def test_a_longer_run_that_is_killed_is_not_taken_for_the_shorter(command):
-    arguments = ["--multirun", "hydra/launcher=local", *TINY, "seed=0,1", "name=mine", "probe=log"]
+    arguments = ["--multirun", *TINY, "seed=0,1", "name=mine", "probe=log"]
     assert command(*arguments, "trainer.max_steps=1")[0] == 0
     for file in Path("multirun/mine").glob("seed=1*/checkpoints/last.ckpt"):
         file.write_bytes(b"")  # it starts anew
     (damaged,) = Path("multirun/mine").glob("*seed=1*")
     (damaged / "metrics.csv").unlink()
     (damaged / "metrics.csv").mkdir()  # and cannot
-    status, output = command(*arguments, "trainer.max_steps=2")
+    status, output = command(*arguments, "hydra/launcher=local", "trainer.max_steps=2")
     assert status == 1
     assert "igb: 1 completed, 0 diverged, 1 failed\n" in output
 
