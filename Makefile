@@ -35,8 +35,8 @@ reproduction: $(VENV)/installed
 	set -e; for stage in $(STAGES); do \
 	    $(BIN)/igb --multirun experiment=reproduction/$$stage hydra.sweep.dir=$(SWEEPS)/$$stage $(REPRODUCTION); \
 	done
-	$(BIN)/python -m reproduction.features $(TABLES)/features.csv $(filter-out hydra/% hydra.%,$(REPRODUCTION))
 	$(BIN)/python -m reproduction.collect $(SWEEPS) $(TABLES)
+	$(BIN)/python -m reproduction.features $(TABLES)/features.csv $(filter-out hydra/% hydra.%,$(REPRODUCTION))
 	$(BIN)/python -m reproduction.figures $(TABLES) $(PAGES)
 
 reproduction-figures: $(VENV)/installed

@@ -77,7 +77,8 @@ class ProgressBar(TQDMProgressBar):
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """What stands behind the bar."""
-        return {"to go": duration(sum(self._pace.remaining())), **super().get_metrics(trainer, pl_module)}
+        at_least = "" if self._pace.probe_seconds else "over "  # a probe was not timed yet
+        return {"to go": at_least + duration(sum(self._pace.remaining())), **super().get_metrics(trainer, pl_module)}
 
 
 def duration(seconds: float) -> str:

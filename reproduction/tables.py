@@ -389,6 +389,8 @@ def _least_seed(classes: pd.DataFrame) -> pd.DataFrame:
 
 def _c(frames: Frames) -> str:
     run = where(_least_seed(frames["long_run_classes"]), loss="ce")
+    if run.empty:
+        return OPEN
     last = run["epoch"].max()
     first, end = (
         where(run, epoch=epoch).set_index("class")[["probability", "accuracy"]] for epoch in (min(1, last), last)
@@ -532,7 +534,8 @@ VERDICTS = (
     ),
     Verdict(
         "**C.** CE: after epoch one the p̄_k rise together, accuracies with them",
-        "reproduced in one seed, from `replaced_conv1` on raw pixels at 0.01: on average, each class with large swings",
+        "reproduced in one seed, from `replaced_conv1` on raw pixels at 0.01, for the mean over classes; single "
+        "classes rise and fall apart from each other, each with its accuracy",
         ("long_run_classes",),
         _c,
         "long_run",
@@ -540,8 +543,8 @@ VERDICTS = (
     Verdict(
         "**D.** BL (γ = 0.7): as CE but slower, accuracies lagging",
         "reproduced only in part: slower in epoch one with the factor p_y^γ held constant for the gradient, at the "
-        "smallest of three rates, but its p̄_k do not come together first; at larger rates they are ahead of those "
-        "of CE, and as equation (2) is written it collapses onto one class",
+        "smallest of three rates, where its p̄_k have not come together when the epoch, all that was run, ends; at "
+        "larger rates they are ahead of those of CE; as equation (2) is written it collapses onto one class",
         ("epoch_one",),
         _d,
         "epoch_one",
@@ -550,8 +553,8 @@ VERDICTS = (
         "**E.** PZ: the favoured class stays above all others and rises again, the others fall; its accuracy stays "
         "perfect, the others' poor",
         "reproduced only from `replaced_conv1` on raw pixels at 0.01 without momentum, in one seed, and in another at "
-        "the end (from `he` it stays above all in one seed, but never fell); else a few classes share, or one stands "
-        "alone that is seldom the favoured one",
+        "the end (from `he` one seed is above all but never fell, and one rises again beside two others); else a few "
+        "classes share, or one stands alone that is seldom the favoured one",
         PZ_NEEDS,
         _e,
         "favoured_conv1",
@@ -574,8 +577,8 @@ VERDICTS = (
     ),
     Verdict(
         "**H.** Under PZ training is almost entirely driven by the favoured class",
-        "not reproduced but in the seed where E holds, from batch 9 on: while the network changes several classes "
-        "share the gradient; once one class stands alone, it has all of what is then left of it",
+        "not reproduced: while the network changes several classes share the gradient; once one class stands alone, in "
+        "the run of E from batch 9 on, it has all of what is then left of it",
         PZ_NEEDS,
         _h,
         "piecewise_zero",

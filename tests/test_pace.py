@@ -64,7 +64,7 @@ def test_a_run_of_ten_steps_is_not_estimated(tmp_path, caplog):
     assert estimates(caplog) == []
 
 
-def test_a_run_that_goes_on_between_two_probes_has_not_timed_one(tmp_path, clock, caplog, monkeypatch):
+def test_a_run_that_goes_on_between_two_probes_has_not_timed_one(tmp_path, clock, caplog, monkeypatch, capfd):
     def step(self, *arguments):
         if self.global_step == 45:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -76,10 +76,14 @@ def test_a_run_that_goes_on_between_two_probes_has_not_timed_one(tmp_path, clock
         context.setattr(Classifier, "training_step", step)
         with pytest.raises(StoppedError):
             tiny_run(tmp_path / "run", *options)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     with caplog.at_level(logging.INFO):
         caplog.clear()
         tiny_run(tmp_path / "run", *options)
     assert estimates(caplog) == ["estimate: 79 s to go without probing, which was not timed yet"]
+    shown = re.findall(r"(\d+/\S+) \[.*?to go=(\w* ?\d+ s)", capfd.readouterr().out.replace("\r", "\n"))
+    assert ("10/?", "over 80 s") in shown  # in the rest of the second epoch
+    assert ("10/45", "45 s") in shown  # in the third, after a probe
 
 
 def test_the_progress_bar_knows_the_time_to_go(tmp_path, clock, monkeypatch, capfd):

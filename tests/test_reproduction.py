@@ -332,13 +332,15 @@ def test_a_panel_shows_the_classes_of_what_its_title_says():
 
 
 def test_the_seeds_are_those_of_one_cell():
-    def drawn(*rates):
-        runs = [{"lr": lr, "momentum": 0.0, "seed": seed} for lr in rates for seed in range(2)]
+    def drawn(*cells):
+        runs = [{"lr": lr, "momentum": momentum, "seed": seed} for lr, momentum in cells for seed in range(2)]
         return figures.favoured_conv1({"favoured_conv1_classes": classes_of(runs)}).axes
 
-    assert [axes.lines[0].get_ydata()[-1] for axes in drawn(0.001, 0.01)] == pytest.approx([0.01, 0.11])
+    other = [(0.001, 0.0), (0.01, 0.9)]
+    panels = drawn(other[0], (0.01, 0.0))
+    assert [axes.lines[0].get_ydata()[-1] for axes in panels] == pytest.approx([0.01, 0.11])
     with pytest.raises(InputError, match="no run of favoured_conv1 has"):
-        drawn(0.001)
+        drawn(*other)
 
 
 def test_what_drives_pz_is_drawn_by_batch_statistics():
@@ -381,6 +383,7 @@ def test_verdicts_of_long_runs_compare_their_ends():
         "after 20 epochs, CE: p̄ of the favoured class 0.60, of the others 0.50 (0.50 to 0.50); mean Acc_k 0.14. "
         "PZ: p̄ of the favoured class 0.10, of the others 0.90 (0.90 to 0.90); mean Acc_k 0.23"
     )
+    assert decided({"long_run_classes": tables.where(pd.concat(parts), loss="pz")})["C"] == tables.OPEN
     assert "PZ" not in decided({"long_run_classes": tables.where(pd.concat(parts), loss="ce")})["G"]  # not finished yet
 
 
