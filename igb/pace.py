@@ -75,6 +75,11 @@ class ProgressBar(TQDMProgressBar):
         super().__init__()
         self._pace = pace
 
+    def on_train_start(self, trainer: pl.Trainer, *arguments: Any) -> None:
+        """Make the bar, and give it an epoch at once: Lightning does not for one that goes on in its middle."""
+        super().on_train_start(trainer, *arguments)
+        self.on_train_epoch_start(trainer)
+
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """What stands behind the bar."""
         at_least = "" if self._pace.probe_seconds else "over "  # a probe was not timed yet
