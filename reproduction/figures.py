@@ -276,7 +276,7 @@ def remedy(frames: Frames) -> Figure:
         grid = figure.subplots(1, len(measures), sharex=True)
         for (loss, epochs), colour in zip(settings, COLOURS[::2] + COLOURS[1::2], strict=False):
             run = where(runs, loss=loss, warmup_epochs=epochs)
-            label = f"{loss} after {epochs} of ce" if epochs else loss
+            label = f"{loss} after {epochs} epoch{'s' if epochs > 1 else ''} of ce" if epochs else loss
             for axes, measure in zip(grid, measures, strict=True):
                 at = epochs_of(list(run["step"]), round(1 / first), first)
                 axes.plot(at, run[measure], color=colour, linewidth=1.2, label=label)

@@ -417,7 +417,7 @@ def test_the_remedy_is_beside_what_it_mends_after_as_many_epochs():
     ]  # fmt: skip
     assert {line[4] for line in lines} == {"2 (1.00)"}
     handles = figures.remedy(frames).legends[0].get_texts()
-    assert [text.get_text() for text in handles] == ["ce", "pz", "pz after 1 of ce", "pz after 2 of ce"]
+    assert [text.get_text() for text in handles] == ["ce", "pz", "pz after 1 epoch of ce", "pz after 2 epochs of ce"]
 
 
 def test_long_runs_tell_the_place_of_the_favoured_class():
