@@ -5,6 +5,14 @@ import pytest
 from igb.stopping import SIGNALS, Stop, StoppedError
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """SIGINT as in a terminal; what a shell starts in its background ignores it, and igb leaves it so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_stops_at_once_outside_and_at_the_next_check_inside_deferred(number):
     before = [signal.getsignal(each) for each in SIGNALS]
