@@ -106,3 +106,18 @@ def test_a_lock_ends_with_the_process_that_holds_it(tmp_path):
     lock = folders.Lock(tmp_path)
     lock.acquire()
     lock.release()
+
+
+@pytest.mark.parametrize("error", [NotImplementedError("no locks here"), OSError(37, "No locks available")])
+def test_where_nothing_can_be_locked_a_run_is_warned_not_stopped(tmp_path, monkeypatch, caplog, error):
+    def acquire(*args, **kwargs):
+        raise error
+
+    (tmp_path / ".lock").touch()
+    monkeypatch.setattr(folders.filelock.FileLock, "acquire", acquire)
+    lock = folders.Lock(tmp_path)
+    lock.acquire()
+    assert lock.held
+    assert f"{tmp_path} cannot be locked ({error}); see that no two processes write there" in caplog.text
+    lock.release()
+    assert not folders.in_use(tmp_path)
