@@ -113,7 +113,7 @@ def keys(run: Run) -> dict[str, object]:
 
 
 def cost(run: Run) -> dict[str, object]:
-    """How a run ended and what it took; processor seconds are seconds times threads."""
+    """How a run ended and what it took."""
     seconds, threads = run.info.get("wall_seconds"), run.info["threads"]
     return {
         "status": run.info["status"],

@@ -48,8 +48,8 @@ def alike(network: nn.Module, images: Tensor, labels: Tensor, mode: str) -> dict
 
     cosine: mean cosine of the last features of two images; class_spread: standard deviation over classes of the mean
     logit; image_spread: mean over classes of a logit's standard deviation over images; favoured: the class most
-    guessed; <loss>_active: share of images with a gradient; <loss>_wrong_way: share of them whose own class's logit is
-    pushed down; <loss>_pushed: the class whose logit the mean gradient pushes up most.
+    guessed; <loss>_active: share of images with a gradient; <loss>_pushed: the class whose logit the mean gradient
+    pushes up most; bl_wrong_way: share of the active images whose own class's logit Blurry loss pushes down.
     """
     network = copy.deepcopy(network).train(mode == "batch")  # whose running statistics then change
     seen: list[Tensor] = []
@@ -69,12 +69,13 @@ def alike(network: nn.Module, images: Tensor, labels: Tensor, mode: str) -> dict
         free = logits.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(loss(free, labels, reduction="none").sum(), free)
         active = gradient.norm(dim=1) > 0
-        own = gradient.gather(1, labels[:, None])[active, 0]
         found |= {
             f"{name}_active": active.double().mean().item(),
-            f"{name}_wrong_way": (own > 0).double().mean().item(),
             f"{name}_pushed": (-gradient.mean(dim=0)).argmax().item(),
         }
+        if name == "bl":
+            own = gradient.gather(1, labels[:, None])[active, 0]
+            found["bl_wrong_way"] = (own > 0).double().mean().item()
     return found
 
 

@@ -268,7 +268,7 @@ def _by_seed(classes: pd.DataFrame) -> Figure:
 def remedy(frames: Frames) -> Figure:
     """Dominance, classes guessed and accuracy under PZ after some epochs of CE, beside CE and PZ alone."""
     runs = where(remedies(frames), batch_norm="running")
-    measures = {"dominance": "dominance", "guessed": "classes guessed", "accuracy": "mean accuracy"}
+    measures = {one: MAPS[one] for one in ("dominance", "guessed", "accuracy")}
     settings = runs[["loss", "warmup_epochs"]].drop_duplicates().itertuples(index=False)
     first = runs.loc[runs["step"] == 1, "epoch"].min()
     with mpl.rc_context(STYLE):

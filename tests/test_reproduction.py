@@ -71,7 +71,6 @@ def test_losses_push_where_their_equations_say():
     found = alike(Logits(), p.log(), torch.tensor([0, 1, 1]), "running")
     assert found["favoured"] == 0
     assert found["pz_active"] == pytest.approx(2 / 3)
-    assert found["pz_wrong_way"] == 0
     assert found["bl_wrong_way"] == pytest.approx(1 / 3)  # p_y < e^(-1/0.7) = 0.24
     assert found["pz_pushed"] == 1  # 1 - 0.3 less the little of the first image, over 1 - 0.6 less 0.6
 
@@ -129,7 +128,11 @@ def test_rows_of_classes_have_the_favoured_class_first(pz):
     merged = first.merge(over_probes(pz, "running"), on="step")
     assert (merged["class"] == merged["favoured"]).all()
     assert merged["probability"].to_numpy() == pytest.approx(merged["favoured_p"].to_numpy())
-    assert table.groupby("step")["rank"].apply(sorted).map(lambda ranks: ranks == list(range(1, 11))).all()
+    saved, count = np.load(pz.folder / "matrices.npz"), pz.table("count", "running").loc[0].to_numpy()
+    guesses, p = (count @ saved[name][0] for name in ("prediction", "probability"))
+    by_rank = table[table["step"] == 0].sort_values("rank")
+    assert list(by_rank["class"]) == list(np.lexsort((-p, -guesses)))
+    assert (table.groupby("class")["rank"].nunique() == 1).all()
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -165,6 +168,7 @@ def rows_of(runs):
 def decided(frames):
     """The numbers of the verdicts that these frames suffice for, by the letters of their claims."""
     rows = [line.split(" | ") for line in tables.verdicts(frames).splitlines()[2:]]
+    assert all((row[1] == tables.OPEN) == (not row[2]) for row in rows)
     return {row[0][4]: row[2] for row in rows if row[2]}
 
 
@@ -253,6 +257,54 @@ def test_verdicts_on_the_start_count_networks_and_measure_what_moves():
     }
 
 
+def test_untrained_networks_are_tabulated_by_mode():
+    def cell(init, scaling, *largest):
+        return [
+            {"init": init, "scaling": scaling, "seed": seed, "batch_norm": mode, "largest_p": p if running else p / 4,
+             "dominance": 1.0 if running else 0.3}
+            for seed, p in enumerate(largest) for mode, running in (("running", True), ("batch", False))
+        ]  # fmt: skip
+
+    runs = [*cell("he", "standard", 0.8, 0.92, 1.0), *cell("he", "unit", 0.1), *cell("torch_default", "raw", 0.4)]
+    assert tables.initialisation({"initialisation": rows_of(runs)}).splitlines()[2:] == [
+        "| `he` | standard | 0.92 (0.80 to 1.00) | 2 of 3 | 1.00 (1.00 to 1.00) | 0.23 (0.20 to 0.25) "
+        "| 0.30 (0.30 to 0.30) |",
+        "| `torch_default` | raw | 0.40 (0.40 to 0.40) | 0 of 1 | 1.00 (1.00 to 1.00) | 0.10 (0.10 to 0.10) "
+        "| 0.30 (0.30 to 0.30) |",
+    ]
+
+
+def test_intervals_over_seeds_are_students():
+    batches = [
+        {"loss": "ce", "lr": lr, "seed": seed, "batch_norm": mode, "step": 5, "p_spread": p, "accuracy_spread": 0.2}
+        for lr in (0.0, 0.001) for seed, p in enumerate((0.1, 0.2, 0.6)) for mode in ("running", "batch")
+    ]  # fmt: skip
+    one = rows_of([batches[0] | {"init": "replaced_conv1"}])
+    lines = tables.first_batches({"first_batches": rows_of(batches), "replaced_conv1": one})
+    rows = [line.strip("| ").split(" | ") for line in lines.splitlines()[2:]]
+    # 0.3 and t(0.975, 2) sd / sqrt(3) = 4.3027 * 0.26458 / 1.73205
+    assert rows[0] == ["he, standard", "0", "running", "p̄_k", "-", "0.30 ± 0.66", "-", "-", "-"]
+    assert [row[:4] for row in rows[:6]] == [
+        ["he, standard", lr, mode, quantity]
+        for lr, mode in (("0", "running"), ("0.001", "batch"), ("0.001", "running"))
+        for quantity in ("p̄_k", "Acc_k")
+    ]
+    assert rows[6][5] == "0.10"  # one seed has no interval
+
+
+def test_features_are_means_over_the_seeds():
+    networks = [
+        {"init": init, "seed": seed, "batch_norm": mode, "cosine": 0.9 - seed / 10, "class_spread": 3.0,
+         "image_spread": 1.0 if mode == "running" else 2.0, "bl_active": 0.5, "bl_wrong_way": 0.8, "pz_active": 0.25}
+        for init in tables.INITS for seed in (0, 1) for mode in ("running", "batch")
+    ]  # fmt: skip
+    lines = tables.features({"features": pd.DataFrame(networks)}).splitlines()[2:]
+    assert lines[:2] == [
+        "| `he` | running statistics | 0.85 | 3 | 1 | 0.4 | 0.25 |",
+        "| `he` | batch statistics | 0.85 | 3 | 2 | 0.4 | 0.25 |",
+    ]
+
+
 def test_the_favoured_class_is_compared_between_chunks_of_images():
     large = [{"seed": seed, "batch_norm": "batch", "largest_p": 0.3} for seed in range(4)]
     small = [
@@ -331,6 +383,26 @@ def test_a_panel_shows_the_classes_of_what_its_title_says():
     assert [axes.lines[0].get_ydata()[-1] for axes in cells] == pytest.approx([0.5, 0.2, 0.6, 0.2] * 2)
 
 
+def test_a_square_of_the_map_is_the_end_of_its_run():
+    cells = [("ce", 0.01, 0.9, 0.2), ("ce", 0.02, 0.0, 0.3), ("pz", 0.01, 0.9, 0.7), ("pz", 0.02, 0.0, 0.4)]
+    runs = rows_of(
+        {"loss": loss, "lr": lr, "momentum": momentum, "batch_norm": mode, "step": step, "dominant": 2.0,
+         "accuracy": dominance / 2 if mode == "running" else 0.9, "guessed": 5.0, "dominance": dominance if step else 1}
+        for loss, lr, momentum, dominance in cells for step in (0, 300) for mode in ("running", "batch")
+    )  # fmt: skip
+    frames = {"open_choices": tables.where(runs, loss="ce"), "piecewise_zero": tables.where(runs, loss="pz")}
+    maps = figures.open_choices(frames).axes
+    texts = {axes.get_title(): {text.get_position(): text.get_text() for text in axes.texts} for axes in maps}
+    assert texts == {
+        "escape step": {(1, 0): "300", (0, 0): "300", (1, 1): "never", (0, 1): "300"},
+        "dominance": {(1, 0): "0.20", (0, 0): "0.30", (1, 1): "0.70", (0, 1): "0.40"},
+        "classes guessed": {(1, 0): "5", (0, 0): "5", (1, 1): "5", (0, 1): "5"},
+        "mean accuracy": {(1, 0): "0.10", (0, 0): "0.15", (1, 1): "0.35", (0, 1): "0.20"},
+    }
+    assert [text.get_text() for text in maps[0].get_yticklabels()] == ["he, ce", "he, pz"]
+    assert [text.get_text() for text in maps[2].get_xticklabels()] == ["0.02, 0", "0.01, 0.9"]  # by lr / (1 - momentum)
+
+
 def test_the_seeds_are_those_of_one_cell():
     def drawn(*cells):
         runs = [{"lr": lr, "momentum": momentum, "seed": seed} for lr, momentum in cells for seed in range(2)]
@@ -383,8 +455,8 @@ def test_verdicts_of_long_runs_compare_their_ends():
         "after 20 epochs, CE: p̄ of the favoured class 0.60, of the others 0.50 (0.50 to 0.50); mean Acc_k 0.14. "
         "PZ: p̄ of the favoured class 0.10, of the others 0.90 (0.90 to 0.90); mean Acc_k 0.23"
     )
-    assert decided({"long_run_classes": tables.where(pd.concat(parts), loss="pz")})["C"] == tables.OPEN
-    assert "PZ" not in decided({"long_run_classes": tables.where(pd.concat(parts), loss="ce")})["G"]  # not finished yet
+    assert decided({"long_run_classes": tables.where(pd.concat(parts), loss="pz")}) == {}
+    assert list(decided({"long_run_classes": tables.where(pd.concat(parts), loss="ce")})) == ["C"]
 
 
 def test_blurry_loss_is_compared_with_cross_entropy_at_each_rate():
@@ -459,7 +531,7 @@ def test_features_of_every_initialiser_are_tabulated(monkeypatch):
     table = features([*TINY, "model._target_=igb.networks.resnet18"])
     assert len(table) == 8
     assert (table[["class_spread", "image_spread"]] > 0).all(axis=None)
-    assert tables.features({"features": table}).count("`") == 16
+    assert set(table) == set(tables.read(FOLDER)["features"])
 
 
 def test_stages_not_begun_are_listed_with_the_runs_of_their_descriptions(tmp_path):
