@@ -70,8 +70,8 @@ class ProcessLauncher(Launcher):
             to_file = "hydra.job_logging.root.handlers=[file]"  # where all that the process prints goes too
             flags = ["--config-name", str(config.hydra.job.config_name)]
             for source in config.hydra.runtime.config_sources:
-                if source.provider == "command-line":
-                    flags += ["--config-dir", str(source.path)]
+                if flag := {"main": "--config-path", "command-line": "--config-dir"}.get(source.provider):
+                    flags += [flag, str(source.path)]
             where = f"hydra.run.dir={quoted(str(folder))}"
             found.append(Job(config, folder, [*flags, to_file, *own, *config.hydra.overrides.task, where]))
         return found
@@ -196,16 +196,19 @@ class SlurmLauncher(ProcessLauncher):
                 "qos": qos,
             }
 
+    def check(self, configs: Sequence[DictConfig]) -> None:
+        """Raise InputError if jobs of these configs cannot be submitted."""
+        gpus = self.parameters["gpus_per_node"]
+        for devices in {config.trainer.devices for config in configs}:
+            if gpus not in (None, devices):
+                raise InputError(f"hydra.launcher.gpus={gpus} must be trainer.devices={devices}, or 0")
+        if not shutil.which("sbatch") or not shutil.which("srun"):
+            raise InputError("hydra/launcher=slurm needs the commands of SLURM, such as sbatch and srun")
+
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Submit all jobs that are not in the queue, and wait for all."""
         jobs = {job.config.hydra.sweep.subdir: job for job in self.jobs(job_overrides)}
-        gpus = self.parameters["gpus_per_node"]
-        for devices in {job.config.trainer.devices for job in jobs.values()}:
-            if gpus not in (None, devices):
-                raise InputError(f"hydra.launcher.gpus={gpus} must be trainer.devices={devices}, or 0")
         records = Path(self.config.hydra.sweep.dir).resolve() / "slurm"
-        if not shutil.which("sbatch") or not shutil.which("srun"):
-            raise InputError("hydra/launcher=slurm needs the commands of SLURM, such as sbatch and srun")
         try:
             known = self._in_queue(records)
         except (OSError, subprocess.SubprocessError) as error:

@@ -4,6 +4,7 @@ It lives here because Hydra only accepts sweepers from the `hydra_plugins` names
 nothing heavy may be imported at the top.
 """
 
+import contextlib
 import hashlib
 import re
 import shlex
@@ -23,6 +24,7 @@ from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from hydra_plugins.igb_launchers import SlurmLauncher
+from igb import _checks, cli, folders
 from igb._checks import InputError, one_line
 from igb._paths import is_given, log_path, make_folder, quoted
 from igb.folders import MAY_DIFFER, MAY_GROW
@@ -45,13 +47,14 @@ class IgbSweeper(BasicSweeper):
     """Runs each combination of the swept values that is not finished; ends non-zero if one failed, after the others."""
 
     def __init__(self, max_batch_size: int | None, params: Any = None, repeat_diverged: bool = False) -> None:
+        with cli.one_line_exit():
+            if max_batch_size is not None:
+                _checks.integer("hydra.sweeper.max_batch_size", max_batch_size, at_least=1)
+            self.repeat_diverged = _checks.boolean("hydra.sweeper.repeat_diverged", repeat_diverged)
         super().__init__(max_batch_size=max_batch_size, params=params)
-        self.repeat_diverged = repeat_diverged
 
     def sweep(self, arguments: list[str]) -> Any:
         """Check all jobs, make the sweep's folder, launch what is not finished, and say how each run ended."""
-        from igb import cli, folders
-
         assert self.config is not None
         assert self.launcher is not None
         assert self.hydra_context is not None
@@ -63,11 +66,13 @@ class IgbSweeper(BasicSweeper):
         names = run_names(given, sweep) if named else [self._subdir(job, k) for k, job in enumerate(given)]
         jobs = [[*job, f"hydra.sweep.subdir={quoted(name)}"] for job, name in zip(given, names, strict=True)]
         configs = [loader.load_sweep_config(self.config, job) for job in jobs]
-        on_slurm = isinstance(self.launcher, SlurmLauncher)
-        cli.check_jobs(configs, [None if new else sweep / name for name in names], here=not on_slurm)
+        here = not isinstance(self.launcher, SlurmLauncher)
+        cli.check_jobs(configs, [None if new else sweep / name for name in names], here)
         with cli.one_line_exit():
             devices = max(config.trainer.devices for config in configs)
-            if devices > 1 and not on_slurm:
+            if isinstance(self.launcher, SlurmLauncher):
+                self.launcher.check(configs)
+            elif devices > 1:
                 raise InputError(f"trainer.devices={devices} in a sweep needs hydra/launcher=slurm")
             if twice := [name for name, times in Counter(names).items() if times > 1]:
                 raise InputError(f"{twice[0]} stands more than once in the sweep; a run needs overrides of its own")
@@ -109,8 +114,6 @@ class IgbSweeper(BasicSweeper):
 
     def _sum_up(self, sweep: Path, runs: dict[str, DictConfig], returns: dict[str, JobReturn]) -> dict[str, JobReturn]:
         """Say how the runs ended, by their run.json; exit non-zero if one failed."""
-        from igb import folders
-
         failed = []
         ended: Counter[str] = Counter()
         for name, config in runs.items():
@@ -168,7 +171,10 @@ def run_names(jobs: Sequence[Sequence[str]], sweep: Path) -> list[str]:
     """
     existing: dict[frozenset[str], list[str]] = {}
     for file in sweep.glob("*/.hydra/overrides.yaml"):
-        existing.setdefault(_essence(yaml.safe_load(file.read_text())), []).append(file.parent.parent.name)
+        with contextlib.suppress(yaml.YAMLError):  # of a file that was not written to its end
+            overrides = yaml.safe_load(file.read_text())
+            if isinstance(overrides, list) and all(isinstance(item, str) for item in overrides):
+                existing.setdefault(_essence(overrides), []).append(file.parent.parent.name)
     essences = [_essence(job) for job in jobs]
     names = []
     for job, essence in zip(jobs, essences, strict=True):

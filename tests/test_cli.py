@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import igb
-from hydra_plugins.igb_sweeper import run_name
+from hydra_plugins.igb_sweeper import run_name, run_names
 from igb import folders
 from igb._checks import InputError
 from igb._paths import make_folder
@@ -309,6 +309,12 @@ def test_bad_input_is_one_line_and_no_run(command, arguments, message):
     assert not Path("outputs").exists()
 
 
+def test_a_batch_of_no_jobs_is_refused(command):
+    status, output = command("--multirun", *SHORT, "seed=0,1", "hydra.sweeper.max_batch_size=-1")
+    assert (status, output) == (1, "igb: hydra.sweeper.max_batch_size=-1 must be a whole number of at least 1\n")
+    assert not Path("multirun").exists()
+
+
 def test_what_only_the_data_tell_is_one_line_too(command, image_folder):
     file = image_folder / "test" / "ant" / "0.png"
     file.write_bytes(b"no image")
@@ -321,6 +327,17 @@ def test_what_only_the_data_tell_is_one_line_too(command, image_folder):
     assert status == 1
     assert "igb: probe.images=5000 must lie from 10, one a class, to 360, all there are\n" in output
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("text", ["", "- seed=1\n- 'tra", "-"])
+def test_a_run_whose_overrides_were_not_written_to_the_end_has_the_name_of_its_own(tmp_path, text):
+    file = tmp_path / "seed=1,trainer.max_steps=1" / ".hydra" / "overrides.yaml"
+    file.parent.mkdir(parents=True)
+    job = [["seed=1", "trainer.max_steps=2"]]
+    file.write_text("- seed=1\n- trainer.max_steps=1\n")
+    assert run_names(job, tmp_path) == ["seed=1,trainer.max_steps=1"]
+    file.write_text(text)
+    assert run_names(job, tmp_path) == ["seed=1,trainer.max_steps=2"]
 
 
 def test_names_are_safe_short_and_the_same_for_the_same_overrides():

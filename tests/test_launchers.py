@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 from hydra_plugins import igb_launchers
 from igb import checkpoints, folders, slurm
+from igb._paths import config_folder
 from tests.conftest import TINY
 from tests.test_docs import ROOT, write_files
 
@@ -34,6 +36,15 @@ def test_a_killed_process_is_the_failure_of_its_job_alone(command):
     assert log.count("plan: ") == log.count("completed: ") == 1
     assert runs()[tiny.name]["threads"] == max(1, folders.cores() // 2)
     assert (tiny / ".hydra" / "overrides.yaml").exists()
+
+
+def test_jobs_have_the_config_folder_of_the_sweep(command, tmp_path):
+    own = shutil.copytree(config_folder(), tmp_path / "own")
+    (own / "optimizer" / "sgd.yaml").write_text("_target_: igb.training.sgd\nlr: 0.125\n")
+    status, output = command("--config-path", str(own), *LOCAL, "trainer.max_epochs=0")
+    assert status == 0, output
+    (run,) = runs().values()
+    assert run["config"]["optimizer"]["lr"] == 0.125
 
 
 def test_ctrl_c_stops_the_jobs_at_a_checkpoint_each(tmp_path):
@@ -80,8 +91,8 @@ def test_slurm_without_its_commands_is_one_line(command, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     status, output = command("--multirun", "hydra/launcher=slurm", *TINY, "seed=0,1", "name=mine")
     assert status == 1
-    assert "igb: hydra/launcher=slurm needs the commands of SLURM, such as sbatch and srun\n" in output
-    assert not runs()
+    assert output == "igb: hydra/launcher=slurm needs the commands of SLURM, such as sbatch and srun\n"
+    assert not Path("multirun").exists()
 
 
 @pytest.mark.parametrize(
