@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import inspect
+import logging
 import zipfile
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,8 @@ from igb._paths import replacing
 
 SCALINGS = ("standard", "unit", "symmetric", "raw")
 SERVING = {"batch_size", "scaling", "seed", "cache_dir", "trainer"}  # options that leave the decoded images as they are
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -162,12 +165,17 @@ class ImageData(pl.LightningDataModule):
         options = {name: str(value) for name, value in vars(self).items() if name not in SERVING and name[0] != "_"}
         key = f"{type(self).__module__} {sorted(options.items())}"
         cache = self.cache_dir / f"{kind}-{hashlib.sha256(key.encode(errors='surrogateescape')).hexdigest()[:16]}.npz"
+        lock = self.cache_dir / f"{kind}.lock"
         with contextlib.ExitStack() as stack:
             try:
                 self.cache_dir.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(filelock.FileLock(self.cache_dir / f"{kind}.lock"))
+                lock.touch()
             except OSError as error:
                 raise InputError(f"cache_dir={self.cache_dir} cannot be written ({error})") from error
+            try:
+                stack.enter_context(filelock.FileLock(lock))
+            except (OSError, NotImplementedError) as error:  # of a file system without locks
+                log.warning("%s cannot be locked (%s); runs that start at once each decode the images", lock, error)
             fingerprint = _fingerprint(type(self), self.files())
             images = _read_cache(cache, fingerprint)
             if images is None:
@@ -229,7 +237,8 @@ def _check_split(split: str, images: np.ndarray, labels: np.ndarray, class_names
 def _affine(scaling: str, train_images: np.ndarray) -> tuple[float, float]:
     """Offset and divisor of a scaling."""
     if scaling == "standard":
-        counts = np.bincount(train_images.ravel(), minlength=256)
+        parts = np.array_split(train_images, 100)  # bincount needs eight bytes for each of theirs
+        counts = sum(np.bincount(part.ravel(), minlength=256) for part in parts)
         values = np.arange(256)
         mean = np.average(values, weights=counts)
         deviation = np.sqrt(np.average((values - mean) ** 2, weights=counts))

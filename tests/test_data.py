@@ -1,5 +1,7 @@
 import threading
+import tracemalloc
 
+import filelock
 import numpy as np
 import pytest
 import torch
@@ -221,6 +223,17 @@ def test_a_cache_folder_that_cannot_be_written_is_named(image_folder, tmp_path):
         load(image_folder, cache_dir=tmp_path / "file")
 
 
+@pytest.mark.parametrize("error", [NotImplementedError("no locks here"), OSError(37, "No locks available")])
+def test_a_cache_that_cannot_be_locked_is_used_all_the_same(image_folder, monkeypatch, caplog, error):
+    def acquire(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    data = load(image_folder)
+    assert f"imagefolder.lock cannot be locked ({error})" in caplog.text
+    assert len(list(data.cache_dir.glob("*.npz"))) == 1
+
+
 def test_a_full_disk_is_one_line_and_leaves_nothing(image_folder, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
@@ -228,6 +241,18 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(image_folder, monkeypatch):
     monkeypatch.setattr(np, "savez", full)
     with pytest.raises(InputError, match=r"cache_dir=.*No space left"):
         load(image_folder)
+
+
+def test_standardising_takes_less_memory_than_the_images():
+    images = np.random.default_rng(0).integers(0, 256, (2000, 64, 64), dtype=np.uint8)
+    data = Given(images)
+    tracemalloc.start()
+    data.setup()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < images.nbytes
+    scaled = data.scale(data.train_images).double()
+    assert (scaled.mean().item(), scaled.std().item()) == pytest.approx((0, 1), abs=1e-4)
 
 
 def test_constant_images_cannot_be_standardised():
