@@ -114,6 +114,7 @@ class Checkpoints(pl.Callback):
             trainer.save_checkpoint(self._path)
         self._saved = trainer.global_step
         self._due = time.monotonic() + 60 * self.minutes
+        self.steps.start_clock()  # which would take the writing for training
 
 
 def latest(folder: Path) -> Checkpoint | None:

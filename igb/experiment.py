@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -55,6 +56,9 @@ def run(config: DictConfig, folder: Path) -> str:
     Raises InputError for what cannot be worked with, before anything is written where that can be known, and
     StoppedError if a signal stopped the run.
     """
+    # A trapped network's gradients fall below 1e-38, where a CPU is twenty times slower and no weight feels them. The
+    # first operation of torch that takes several threads starts them, with this in force.
+    torch.set_flush_denormal(True)
     parts = build(config)
     folders.refuse_other(folder, config)
     if status := folders.finished(folder, config):
@@ -102,7 +106,7 @@ def _carry_out(parts: Parts, config: DictConfig, folder: Path) -> None:
         ]
         if records:
             pace = Pace(parts.probe)
-            callbacks = [records, *callbacks, pace, *([ProgressBar(pace)] if sys.stdout.isatty() else [])]
+            callbacks = [records, *callbacks, pace, *([ProgressBar(pace, steps)] if sys.stdout.isatty() else [])]
         trainer = parts.make_trainer(callbacks=callbacks)
         if trainer.strategy.launcher is not None:  # which leaves the other processes alone when this one fails
             atexit.register(trainer.strategy.launcher.kill, signal.SIGKILL)

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import TQDMProgressBar
 
 from igb.probe import FIRST_BATCHES, LOG_POINTS, Probe, probe_steps
+from igb.steps import Steps
 
 log = logging.getLogger(__name__)
 
@@ -67,13 +68,16 @@ class Pace(pl.Callback):
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's, with the time to go from `Pace`: steps with and without a probe differ too much for an average."""
+    """Lightning's, with the time to go from `Pace`: steps with and without a probe differ too much for an average.
+
+    Loss and dominance are those last read: what Lightning logs it would fetch from the device at every batch.
+    """
 
     BAR_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 
-    def __init__(self, pace: Pace) -> None:
+    def __init__(self, pace: Pace, steps: Steps) -> None:
         super().__init__()
-        self._pace = pace
+        self._pace, self._steps = pace, steps
 
     def on_train_start(self, trainer: pl.Trainer, *arguments: Any) -> None:
         """Make the bar, and give it an epoch at once: Lightning does not for one that goes on in its middle."""
@@ -83,7 +87,9 @@ class ProgressBar(TQDMProgressBar):
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """What stands behind the bar."""
         at_least = "" if self._pace.probe_seconds else "over "  # a probe was not timed yet
-        return {"to go": at_least + duration(sum(self._pace.remaining())), **super().get_metrics(trainer, pl_module)}
+        read = {"loss": self._steps.loss, "dominance": self._pace.probe.dominance}
+        known = {name: f"{value:.3g}" for name, value in read.items() if value is not None}
+        return {"to go": at_least + duration(sum(self._pace.remaining())), **known}
 
 
 def duration(seconds: float) -> str:

@@ -50,9 +50,11 @@ class Probe(pl.Callback):
         self.images = None if images is None else _checks.integer("images", images, at_least=1)
         _checks.choice("batch_norm", batch_norm, (*statistics.BATCH_NORM_MODES, "both"))
         self.modes = statistics.BATCH_NORM_MODES if batch_norm == "both" else (batch_norm,)
-        # Batch norm cannot normalise a chunk of one image by itself.
-        self.chunk = _checks.integer("chunk", chunk, at_least=2 if "batch" in self.modes else 1)
+        for mode in self.modes:
+            statistics.check_chunk(chunk, mode)
+        self.chunk = chunk
         self.seconds = 0.0  # spent measuring and recording so far
+        self.dominance: float | None = None  # at the last probe
         self.first_step = 0  # steps done before this process
         self.record: Callable[[Sequence[ProbeResult]], None] = lambda results: (
             None
@@ -85,10 +87,9 @@ class Probe(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Measure after the step if it is on the schedule."""
         if trainer.global_step in self.steps:
-            dominance = self._measure(trainer, pl_module, trainer.global_step)
-            pl_module.log("dominance", dominance, prog_bar=True, logger=False)
+            self._measure(trainer, pl_module, trainer.global_step)
 
-    def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule, step: int) -> float:
+    def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule, step: int) -> None:
         assert isinstance(pl_module, Classifier)
         if pl_module.device.type == "cuda":  # which may still be at the step before
             torch.cuda.synchronize(pl_module.device)
@@ -126,9 +127,14 @@ class Probe(pl.Callback):
             )
             for mode in self.modes
         ]
+        given, classes = len(results[0].statistics.count), len(trainer.datamodule.class_names)  # type: ignore[attr-defined]
+        if given != classes:
+            raise InputError(
+                f"model gives {given} logits, but the data have {classes} classes; it must heed num_classes"
+            )
         self.record(results)
+        self.dominance = results[0].statistics.dominance
         self.seconds += time.perf_counter() - started
-        return results[0].statistics.dominance
 
 
 def probe_steps(steps_per_epoch: int, total_steps: int, points: int | None) -> list[int]:

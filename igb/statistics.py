@@ -152,8 +152,7 @@ def measure(
 
     Raises InputError for images and labels that do not fit each other or the network.
     """
-    _checks.choice("batch_norm", batch_norm, BATCH_NORM_MODES)
-    _checks.integer("chunk", chunk, at_least=2 if batch_norm == "batch" else 1)
+    check_chunk(chunk, _checks.choice("batch_norm", batch_norm, BATCH_NORM_MODES))
     chunks: Iterable[tuple[Tensor, Tensor, bool]]
     if isinstance(images, Tensor):
         _check_labels(images, labels, batch_norm)
@@ -192,6 +191,11 @@ def measure(
         warnings.filterwarnings("ignore", message="The ``compute`` method", category=UserWarning)
         count, *totals = (total.cpu() for total in sums.compute().values())
     return ClassStatistics(count, *(total / (count if total.ndim == 1 else count[:, None]) for total in totals))
+
+
+def check_chunk(chunk: int, batch_norm: str) -> None:
+    """Raise InputError for a number of images in a forward pass that batch norm cannot normalise by themselves."""
+    _checks.integer("chunk", chunk, at_least=2 if batch_norm == "batch" else 1)
 
 
 def _dealt(

@@ -38,11 +38,12 @@ class Steps(pl.Callback):
     def __init__(self, probe: Probe) -> None:
         self.probe = probe
         self.record: Callable[[Sequence[Step]], None] = lambda steps: None  # takes what was read
+        self.loss: float | None = None  # the last that was read
         self._pending: list[tuple[int, Tensor, float, int]] = []  # number, loss, learning rate, images
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
-        self._clock = self._training_seconds()
+        self.start_clock()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -51,7 +52,7 @@ class Steps(pl.Callback):
         step, rate = trainer.global_step, trainer.optimizers[0].param_groups[0]["lr"]
         self._pending.append((step, outputs["loss"].detach(), rate, batch.size))
         if step in self.probe.steps or len(self._pending) >= STEPS_BETWEEN_READS:
-            pl_module.log("loss", self.read(trainer), prog_bar=True, logger=False)
+            self.read(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Read what is left, unless that takes another process, which may be the one that failed."""
@@ -59,10 +60,14 @@ class Steps(pl.Callback):
             with contextlib.suppress(DivergedError):
                 self.read(trainer)
 
-    def read(self, trainer: pl.Trainer) -> float:
-        """Hand on the steps that are left, and return the last loss; raise DivergedError if one is not finite."""
+    def start_clock(self) -> None:
+        """Count the time of training from now, all steps so far being read."""
+        self._clock = self._training_seconds()
+
+    def read(self, trainer: pl.Trainer) -> None:
+        """Hand on the steps that are left; raise DivergedError if the loss of one is not finite."""
         if not self._pending:
-            return math.nan
+            return
         pending, self._pending = self._pending, []
         speed = sum(images for *_, images in pending) / (self._training_seconds() - self._clock)
         losses = torch.stack([loss for _, loss, _, _ in pending])
@@ -75,8 +80,8 @@ class Steps(pl.Callback):
         self.record(steps if infinite is None else steps[: infinite + 1])
         if infinite is not None:
             raise DivergedError(f"loss {steps[infinite].loss} at step {steps[infinite].number}")
-        self._clock = self._training_seconds()
-        return steps[-1].loss
+        self.loss = steps[-1].loss
+        self.start_clock()
 
     def _training_seconds(self) -> float:
         """A clock that stands still while the probe measures."""

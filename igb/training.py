@@ -47,6 +47,8 @@ class Classifier(pl.LightningModule):
         """Logits [N, C] of scaled images [N, 1, H, W]."""
         with self.compute.applied(images.device):
             logits: Tensor = self.network(images)
+        if not isinstance(logits, Tensor):
+            raise InputError(f"model gives a {type(logits).__name__}; it must give logits [N, C]")
         return logits.to(images.dtype)
 
     def setup(self, stage: str) -> None:

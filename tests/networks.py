@@ -39,6 +39,21 @@ class Apart(Tiny):
         return logits
 
 
+class TooMany(Tiny):
+    """Has two logits more than there are classes."""
+
+    def __init__(self, num_classes: int):
+        super().__init__(num_classes + 2)
+
+
+class Two(Tiny):
+    """Gives a tuple."""
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = super().forward(images)
+        return logits, logits
+
+
 class Slow(Tiny):
     """Takes two seconds for a batch."""
 

@@ -1,8 +1,10 @@
 import json
 import logging
 import os
+import time
 import zipfile
 
+import pandas as pd
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ import igb
 from igb import checkpoints, experiment
 from igb._checks import InputError
 from igb.stopping import Stop, StoppedError
+from igb.training import Direct
 from tests.conftest import tiny_config, tiny_run
 from tests.faults import OVERRIDES, content
 
@@ -149,6 +152,23 @@ def test_the_network_can_be_loaded_at_any_checkpoint(tmp_path, monkeypatch):
     stop_at(monkeypatch, 20, folder=tmp_path / "run")
     network = igb.load_network(tmp_path / "run")
     assert not network.training
+
+
+def test_writing_a_checkpoint_does_not_count_as_training(tmp_path, monkeypatch):
+    def step(self, *arguments):
+        now[0] += 1
+        return original_step(self, *arguments)
+
+    def save(self, *arguments, **options):
+        now[0] += 100
+        return original_save(self, *arguments, **options)
+
+    now, original_step, original_save = [0.0], experiment.Classifier.training_step, Direct.save_checkpoint
+    monkeypatch.setattr(experiment.Classifier, "training_step", step)
+    monkeypatch.setattr(Direct, "save_checkpoint", save)
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    speeds = pd.read_csv(tiny_run(tmp_path / "run", *FEW) / "train.csv")["images_per_second"]
+    assert speeds.between(29, 32).all()  # a second for a step of 32 images, or 29 in the last of an epoch
 
 
 def test_checkpoints_cost_what_is_measured(tmp_path):

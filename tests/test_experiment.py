@@ -1,5 +1,8 @@
 import inspect
 import json
+import os
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -102,6 +105,17 @@ def test_a_network_without_batch_norm_trains_on_single_images(tmp_path):
 
 def test_the_spine_stays_short():
     assert len(inspect.getsource(experiment.run).splitlines()) < 80
+
+
+def test_denormals_count_as_zero_in_every_thread(tmp_path):
+    code = "import torch, igb.cli; igb.cli.main(); print((torch.full((10**6,), 1e-30) * 1e-10).count_nonzero())"
+    large = ["data=digits", "model=resnet18", "trainer.accelerator=cpu"]  # has weights that threads share
+    options = [*large, "compute.threads=2", "trainer.max_steps=1", "probe.images=20"]
+    result = subprocess.run(
+        [sys.executable, "-c", code, *options], cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "2"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert result.stdout.endswith("\ntensor(0)\n")
 
 
 def test_threads_are_recorded_as_torch_has_them(finished):

@@ -90,7 +90,9 @@ def test_a_run_that_goes_on_between_two_probes_has_not_timed_one(tmp_path, clock
 def test_the_progress_bar_knows_the_time_to_go(tmp_path, clock, monkeypatch, capfd):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     tiny_run(tmp_path / "run", "trainer.max_epochs=1", "probe=log", "probe.points=11")
-    shown = re.findall(r"(\d+)/45 \[.*?to go=(\d+ s)", capfd.readouterr().out.replace("\r", "\n"))
+    printed = capfd.readouterr().out.replace("\r", "\n")
+    shown = re.findall(r"(\d+)/45 \[.*?to go=(\d+ s)", printed)
+    assert re.search(r"45/45 \[.*?to go=0 s, loss=\d\.\d+, dominance=0\.\d+\]", printed)
     to_go = dict(shown)
     assert to_go["20"] == "35 s"  # 25 steps and the last probe; an average over steps so far would say 2 min
     assert to_go["45"] == "0 s"

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 
@@ -116,6 +118,18 @@ def test_training_is_as_if_there_were_no_probe(tmp_path):
             optimizer.step()
     weights = classifier.network.state_dict()
     assert all(torch.equal(with_probe["state_dict"][f"network.{name}"], weights[name]) for name in weights)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("TooMany", "model gives 12 logits, but the data have 10 classes; it must heed num_classes"),
+        ("Two", "model gives a tuple; it must give logits [N, C]"),
+    ],
+)
+def test_a_model_that_does_not_give_a_logit_for_each_class_is_refused(tmp_path, model, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        tiny_run(tmp_path / "run", f"model._target_=tests.networks.{model}", "probe=log")
 
 
 def test_the_loss_is_that_of_the_next_step_and_at_the_end_of_the_last(tmp_path):

@@ -29,7 +29,7 @@ class Compute:
     Args:
         precision: `float32` (the config `exact`), or `bfloat16` (`fast`) for convolutions and the maps between them,
             with float32 weights, batch statistics, fully connected layers of features [N, K], and loss.
-        threads: of a CPU that torch uses; None for its own choice.
+        threads: of a CPU that torch uses; None for its own choice, in a run the cores it may use over its devices.
     """
 
     def __init__(self, precision: str = "float32", threads: int | None = None) -> None:
@@ -42,8 +42,6 @@ class Compute:
             log.warning("compute=fast needs AVX-512 BF16, AMX or a CUDA card with bfloat16; this run is compute=exact")
             self.precision = "float32"
         torch.set_num_threads(self.threads or ALL_THREADS)
-        # A trapped network's gradients fall below 1e-38, where a CPU is twenty times slower and no weight feels them.
-        torch.set_flush_denormal(True)
         # TensorFloat-32 would round the factors of float32 products to 10 bits: all of `exact`, and the head of `fast`.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         exact = self.precision == "float32"
