@@ -322,6 +322,8 @@ def test_the_table_is_written_as_csv_and_parquet(finished, tmp_path):
     texts = {"batch_norm": str, "class_name": str, "run": str, "status": str, "config.loss": str}
     written = pd.read_csv(tmp_path / "runs.csv", dtype=texts)
     pd.testing.assert_frame_equal(written, table.astype(dict.fromkeys(texts, written["run"].dtype)))
+    report.write([finished], tmp_path)
+    assert not list(tmp_path.glob("runs.*"))  # which would be of the report before
 
 
 def test_a_missing_override_has_the_value_of_the_config(tmp_path):

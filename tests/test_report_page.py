@@ -172,7 +172,7 @@ NAN = float("nan")
             [START, (1, 0.5, 0.5, 0.5), (8, 0.9, 0.1, 0.7)],
             "after 1 batch. It came back to it: cat takes 70 % of all guesses after 2 epochs.",
         ),
-        ([START, (8, 0.8, 0.1, 0.7)], "One class, cat, still takes 70 % of all guesses after 2 epochs."),
+        ([START, (8, 0.8, 0.1, 0.7)], "One class, cat, still takes 70 % of all guesses after 2 epochs. Of the images"),
         (
             [START, (4, 0.1, 0.8, 0.3)],
             "after 1 epoch. One class dominates: dog takes 70 % of all guesses after 1",
@@ -203,6 +203,24 @@ def test_the_answer_says_where_the_loss_does_not_pull(tmp_path):
     (folder / "loss_curve.csv").write_text("\n".join(lines) + "\n")
     (text,) = sentences(tmp_path)
     assert "Where p_y is at most 0.24 the loss pushes the true class further down." in text
+
+
+def test_the_class_that_stays_need_not_be_the_one_that_leads(tmp_path):
+    made_run(tmp_path / "a", [START, (8, 0.4, 0.6, 0.45)])
+    (text,) = sentences(tmp_path, threshold=0.4)
+    assert "One class, cat, still takes 45 % of all guesses after 2 epochs. dog takes 55 %. Of" in text
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"), [(2, "from 0.5 to 0.7 the"), (4, "at most 0.24 the"), (8, "at most 0.24 the")]
+)
+def test_the_answer_is_about_the_loss_of_the_last_probe(tmp_path, last, expected):
+    folder = made_run(tmp_path / "a", [START, (last, 0.9, 0.1, 0.8)])
+    first, second = ((0.01, -1), (0.5, 0), (0.7, 0), (1, -1)), ((0.01, 0), (0.24, 0), (1, -1))
+    rows = [f"{epoch},Mine{epoch}(),{p},0,{g}" for epoch, curve in enumerate((first, second)) for p, g in curve]
+    (folder / "loss_curve.csv").write_text("\n".join(["from_epoch,name,p_y,loss,gradient", *rows]) + "\n")
+    (text,) = sentences(tmp_path)
+    assert f"Where p_y is {expected} loss has no gradient." in text
 
 
 def test_the_answer_over_seeds_counts_runs(tmp_path):

@@ -5,7 +5,7 @@ from scipy import stats
 from igb.report import figures
 from igb.report.escape import Censored
 from igb.report.runs import find_runs
-from igb.report.settings import mean_and_half_width, panels, settings
+from igb.report.settings import mean_and_half_width, panels, settings, swept
 from igb.report.summary import summarize_settings
 from tests.test_report import made_run
 
@@ -43,6 +43,16 @@ def test_any_other_difference_is_another_setting(tmp_path):
     assert [(one.label, len(one.runs)) for one in settings(runs)] == [
         ("loss=pz, optimizer.lr=0.1", 3), ("optimizer.lr=0.2", 1),
     ]  # fmt: skip
+
+
+def test_a_key_that_follows_a_seed_is_no_difference(tmp_path):
+    for seed in range(2):
+        config = {"seed": seed, "data_seed": "${seed}", "data": {"seed": "${data_seed}"}}
+        overrides = [f"seed={seed}"] if seed else []
+        made_run(tmp_path / str(seed), ROWS[seed], overrides=overrides, config=config, started=str(seed))
+    runs = find_runs([tmp_path])[0]
+    assert swept(runs) == []
+    assert [(one.label, len(one.runs)) for one in settings(runs)] == [(runs[0].folder.name, 2)]
 
 
 def test_the_same_seeds_again_are_no_further_sample(tmp_path):

@@ -21,7 +21,10 @@ from igb.report.summary import summarize, summarize_classes, summarize_settings
 
 __all__ = ["Run", "find_runs", "load_runs", "summarize", "summarize_classes", "summarize_settings", "write"]
 
-OPTIONAL = ("settings.csv", "loss_landscape.png", "loss_landscape.pdf", "regime_map.png", "regime_map.pdf")
+OPTIONAL = (
+    "settings.csv", "runs.csv", "runs.parquet", "loss_landscape.png", "loss_landscape.pdf", "regime_map.png",
+    "regime_map.pdf",
+)  # fmt: skip
 MOST_PANELS = 40  # of a figure on paper; the page has all
 
 

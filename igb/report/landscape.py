@@ -1,6 +1,7 @@
 """The loss landscape: what each loss of a sweep does at each probability of the true class."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -57,8 +58,8 @@ def loss_curves(runs: Sequence[Run]) -> list[LossCurve]:
     return found
 
 
-def curves_of(run: Run) -> list[LossCurve]:
-    """The losses of a run's schedule, in their order."""
+def curves_of(run: Run, until: float = math.inf) -> list[LossCurve]:
+    """The losses of a run's schedule, in their order, that have begun after `until` epochs."""
     table = run.loss_curve()
     if table is None:
         return []
@@ -66,8 +67,8 @@ def curves_of(run: Run) -> list[LossCurve]:
         LossCurve(
             str(name), *(rows.sort_values("p_y")[column].to_numpy(float) for column in ("p_y", "loss", "gradient"))
         )
-        for (_, name), rows in table.groupby(["from_epoch", "name"], sort=False)
-        if len(rows) > 1
+        for (epoch, name), rows in table.groupby(["from_epoch", "name"], sort=False)
+        if len(rows) > 1 and epoch <= until
     ]
 
 

@@ -199,11 +199,13 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
 def differing(runs: Sequence[Run]) -> list[str]:
     """The keys that are not the same in every run: those that were set, in the order they were given.
 
-    Where a run has none that were set, as one started from Python, those of the configs too.
+    Where a run has none that were set, as one started from Python, those of the configs too; one that takes its value
+    from another key differs by that.
     """
     keys = dict.fromkeys(key for run in runs for key in run.overrides)
     if not all(run.overrides for run in runs):
-        keys |= dict.fromkeys(key for run in runs for key in _keys(run.info["config"]))
+        written = (item for run in runs for item in _keys(run.info["config"]).items())
+        keys |= dict.fromkeys(key for key, value in written if "${" not in str(value))
     return [key for key in keys if key not in INDIFFERENT and len({_same(run.value(key)) for run in runs}) > 1]
 
 

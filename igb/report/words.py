@@ -66,7 +66,10 @@ def _of_one(run: Run, mode: str, threshold: float) -> str:
         if others and isinstance(escape, int):
             text += f" Later {others} had {share(threshold)} or more for a while, until {at(escape)} were done."
     elif left is None and np.isfinite(end):
-        text = f"One class, {names[first]}, still takes {share(end)} of all guesses after {at(last)}."
+        still = share(guesses[first].iloc[-1])
+        text = f"One class, {names[first]}, still takes {still} of all guesses after {at(last)}."
+        if (most := int(guesses.iloc[-1].idxmax())) != first:
+            text += f" {names[most]} takes {share(end)}."
     elif left is None:
         text = f"It did not leave its initial class, {names[first]} ({share(start)} of all guesses at initialisation)."
     else:
@@ -180,8 +183,12 @@ def _alive(runs: Sequence[Run], mode: str, row: int, verb: str) -> str:
 
 
 def _pull(run: Run) -> str:
-    """Where the loss that a run ended with does not pull the true class up."""
-    curves = curves_of(run)
-    regions = curves[-1].regions if curves else []
+    """Where the loss of a run's last probe does not pull the true class up."""
+    last_step = min(run.metrics["step"].iloc[-1], run.info["total_steps"] - 1)  # the one that a probe looks ahead to
+    curves = curves_of(run, last_step / run.steps_per_epoch)
     does = {WRONG: "pushes the true class further down", DEAD: "has no gradient"}
-    return " ".join(f"Where p_y is at most {end:.2g} the loss {does[kind]}." for kind, _, end in regions)
+    sentences = []
+    for kind, start, end in curves[-1].regions if curves else []:
+        where = "at most" if start == curves[-1].p[0] else f"from {start:.2g} to"
+        sentences.append(f"Where p_y is {where} {end:.2g} the loss {does[kind]}.")
+    return " ".join(sentences)
