@@ -45,6 +45,7 @@ TOLERANCE = {"exact": 1e-4, "fast": 5e-3}  # of mean class probabilities, agains
 EAGER_BATCHES = (250, 500)
 GEMMS = ((2048, 2048, 2048), (500, 1024, 1024), (2000, 512, 1024), (8192, 256, 256))
 POINTS = 40  # of the log figure
+BOTH_SIDES = ("data", "model", "init", "seed", "init_seed", "data_seed", "optimizer.lr", "compute.threads")
 
 
 class Times:
@@ -154,6 +155,9 @@ class Bench:
     """One data set, one network, three sides."""
 
     def __init__(self, overrides: Sequence[str], train: int, test: int) -> None:
+        for key in (item.lstrip("+~").partition("=")[0] for item in overrides):
+            if not {key, key.partition(".")[0]} & set(BOTH_SIDES):
+                raise InputError(f"{key} would change one side alone; what changes both is {', '.join(BOTH_SIDES)}")
         if not any(item.startswith("data=") for item in overrides):
             overrides = ["data=digits", *overrides]
         self.overrides = ["trainer.accelerator=cpu", "loss=ce", "init=torchvision", *overrides]

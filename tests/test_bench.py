@@ -3,7 +3,8 @@ import re
 import pytest
 import torch
 
-from benchmarks import bench
+from benchmarks import bench, precision
+from igb import networks
 from igb.compute import mode
 from tests.conftest import needs_bfloat16
 
@@ -31,6 +32,7 @@ def test_the_benchmark_fails_if_the_sides_disagree(tmp_path, monkeypatch, side):
     [
         (["--repeats", "0"], "must be at least 1"),
         (["--output", "no/such/bench.json"], "bench: .*No such file or directory: 'no/such/bench.json'"),
+        (["probe.images=500"], "bench: probe.images would change one side alone; what changes both is data, model, "),
         (["data.batch_sise=3"], "bench: Could not override 'data.batch_sise'"),
         (["data.batch_size=0"], "bench: data.batch_size=0 must be a whole number of at least 1"),
     ],
@@ -40,6 +42,23 @@ def test_what_cannot_be_measured_is_refused_in_one_line_at_once(tmp_path, capsys
         bench.run([*QUICK, "--output", str(tmp_path / "bench.json"), *arguments])
     assert end.value.code != 0
     assert re.search(message, f"{end.value.code} {capsys.readouterr().err}")
+
+
+@needs_bfloat16
+def test_the_table_of_precision_has_a_row_for_each_network(monkeypatch, capsys):
+    monkeypatch.setattr(networks, "resnet50", networks.resnet18)
+    for name, value in {"SEEDS": range(2), "INITIALISERS": ("he",), "STEPS": 1}.items():
+        monkeypatch.setattr(precision, name, value)
+    precision.main(["probe.images=20", "compute.threads=1"])
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
+    assert [row[:3] for row in rows[2:]] == [["he", seed, steps] for seed in "01" for steps in "01"]
+    assert all(0 <= float(cell) <= 1 for row in rows[2:] for cell in row[3:])
+
+
+def test_there_is_no_table_of_precision_without_bfloat16(monkeypatch):
+    monkeypatch.setattr(mode, "has_bfloat16", lambda device: False)
+    with pytest.raises(SystemExit, match="precision: there is nothing to compare where fast is exact"):
+        precision.main(["compute.threads=1"])
 
 
 def test_blocks_of_steps_through_igb_alternate_with_bare_ones(tmp_path):

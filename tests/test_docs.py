@@ -47,7 +47,8 @@ def test_a_command_runs(page, line, command, tmp_path, image_folder, undrawn):
         assert f"\n{arguments[0]}:" in makefile
         assert f"make {arguments[0]}" in (ROOT / ".ci" / "run").read_text()
         return
-    if any(item.startswith("trainer.devices=") for item in arguments):
+    on_slurm = "hydra/launcher=slurm" in arguments
+    if any(item.startswith("trainer.devices=") for item in arguments) and not on_slurm:
         return  # test_devices.py runs it, as a process can be one device only
     write_files(page, tmp_path)
     if program == "igb-report":
@@ -55,7 +56,8 @@ def test_a_command_runs(page, line, command, tmp_path, image_folder, undrawn):
     else:
         assert program == "igb"
         if any(item.startswith("hydra/launcher=") for item in arguments):  # see test_launchers.py and test_slurm.py
-            arguments = [item for item in arguments if not item.startswith(("hydra/launcher", "hydra.launcher"))]
+            launched = ("hydra/launcher", "hydra.launcher", "trainer.devices", "trainer.strategy")
+            arguments = [item for item in arguments if not item.startswith(launched)]
         own = {item.partition("=")[0] for item in arguments}
         arguments += [
             item for item in [*TINY, "trainer.max_steps=2"] if item.partition("=")[0].split(".")[0] not in own
