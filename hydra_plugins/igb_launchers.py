@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 
 from igb import _checks, folders, slurm
 from igb._checks import InputError, one_line
-from igb._paths import log_path, make_folder, quoted
+from igb._paths import config_folder, log_path, make_folder, quoted
 from igb.cli import one_line_exit
 
 OF_IGB = {"array", "comment", "error", "job-name", "open-mode", "output", "signal"}  # options of sbatch
@@ -70,8 +70,10 @@ class ProcessLauncher(Launcher):
             to_file = "hydra.job_logging.root.handlers=[file]"  # where all that the process prints goes too
             flags = ["--config-name", str(config.hydra.job.config_name)]
             for source in config.hydra.runtime.config_sources:
-                if flag := {"main": "--config-path", "command-line": "--config-dir"}.get(source.provider):
-                    flags += [flag, str(source.path)]
+                if source.provider == "command-line":
+                    flags += ["--config-dir", str(source.path)]
+                elif source.provider == "main" and Path(source.path) != config_folder():
+                    flags += ["--config-path", str(source.path)]
             where = f"hydra.run.dir={quoted(str(folder))}"
             found.append(Job(config, folder, [*flags, to_file, *own, *config.hydra.overrides.task, where]))
         return found

@@ -70,9 +70,11 @@ class IgbSweeper(BasicSweeper):
         cli.check_jobs(configs, [None if new else sweep / name for name in names], here)
         with cli.one_line_exit():
             devices = max(config.trainer.devices for config in configs)
-            if isinstance(self.launcher, SlurmLauncher):
-                self.launcher.check(configs)
-            elif devices > 1:
+            runs = zip(names, configs, strict=True)
+            to_do = [config for name, config in runs if new or not folders.finished(sweep / name, config)]
+            if isinstance(self.launcher, SlurmLauncher) and to_do:
+                self.launcher.check(to_do)
+            elif devices > 1 and here:
                 raise InputError(f"trainer.devices={devices} in a sweep needs hydra/launcher=slurm")
             if twice := [name for name, times in Counter(names).items() if times > 1]:
                 raise InputError(f"{twice[0]} stands more than once in the sweep; a run needs overrides of its own")
@@ -171,7 +173,7 @@ def run_names(jobs: Sequence[Sequence[str]], sweep: Path) -> list[str]:
     """
     existing: dict[frozenset[str], list[str]] = {}
     for file in sweep.glob("*/.hydra/overrides.yaml"):
-        with contextlib.suppress(yaml.YAMLError):  # of a file that was not written to its end
+        with contextlib.suppress(yaml.YAMLError, UnicodeDecodeError):  # of a file that was not written to its end
             overrides = yaml.safe_load(file.read_text())
             if isinstance(overrides, list) and all(isinstance(item, str) for item in overrides):
                 existing.setdefault(_essence(overrides), []).append(file.parent.parent.name)

@@ -95,6 +95,15 @@ def test_slurm_without_its_commands_is_one_line(command, monkeypatch, tmp_path):
     assert not Path("multirun").exists()
 
 
+def test_a_finished_sweep_needs_no_slurm(command, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    arguments = ["--multirun", *TINY, "trainer.max_epochs=0", "seed=0,1", "name=mine"]
+    assert command(*arguments)[0] == 0
+    status, output = command(*arguments, "hydra/launcher=slurm")
+    assert status == 0, output
+    assert "igb: 2 of 2 runs are finished already\n" in output
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
