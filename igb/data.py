@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import inspect
 import logging
+import tempfile
 import zipfile
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -169,7 +170,7 @@ class ImageData(pl.LightningDataModule):
         with contextlib.ExitStack() as stack:
             try:
                 self.cache_dir.mkdir(parents=True, exist_ok=True)
-                lock.touch()
+                tempfile.TemporaryFile(dir=self.cache_dir).close()
             except OSError as error:
                 raise InputError(f"cache_dir={self.cache_dir} cannot be written ({error})") from error
             try:

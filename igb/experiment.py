@@ -56,9 +56,6 @@ def run(config: DictConfig, folder: Path) -> str:
     Raises InputError for what cannot be worked with, before anything is written where that can be known, and
     StoppedError if a signal stopped the run.
     """
-    # A trapped network's gradients fall below 1e-38, where a CPU is twenty times slower and no weight feels them. The
-    # first operation of torch that takes several threads starts them, with this in force.
-    torch.set_flush_denormal(True)
     parts = build(config)
     folders.refuse_other(folder, config)
     if status := folders.finished(folder, config):
@@ -120,6 +117,9 @@ def build(config: DictConfig, here: bool = True) -> Parts:
 
     `here` is whether the run is to be on this machine, which then has to have the devices.
     """
+    # A trapped network's gradients fall below 1e-38, where a CPU is twenty times slower and no weight feels them. A
+    # thread has this from the one that starts it, and making a network may already take several.
+    torch.set_flush_denormal(True)
     for key in ("seed", "init_seed", "data_seed"):
         _checks.seed(key, config[key])
     data = _make(config, "data")

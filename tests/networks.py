@@ -39,6 +39,14 @@ class Apart(Tiny):
         return logits
 
 
+class Large(Tiny):
+    """Draws so many weights, with torch's arithmetic, that it takes several threads to make it."""
+
+    def __init__(self, num_classes: int):
+        super().__init__(num_classes)
+        self.register_buffer("weights", torch.ones(2**20) * 2)
+
+
 class TooMany(Tiny):
     """Has two logits more than there are classes."""
 

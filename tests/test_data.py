@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import threading
 import tracemalloc
 
@@ -231,6 +233,17 @@ def test_a_cache_that_cannot_be_locked_is_used_all_the_same(image_folder, monkey
     monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
     data = load(image_folder)
     assert f"imagefolder.lock cannot be locked ({error})" in caplog.text
+    assert len(list(data.cache_dir.glob("*.npz"))) == 1
+
+
+def test_a_file_system_without_locks_does_not_keep_anyone_waiting(image_folder, monkeypatch):
+    def flock(*args):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="flock not supported"):  # of filelock, which then takes a file for a lock
+            data = load(image_folder)
     assert len(list(data.cache_dir.glob("*.npz"))) == 1
 
 

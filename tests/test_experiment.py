@@ -11,6 +11,7 @@ import torch
 import igb
 from igb import experiment
 from igb._checks import InputError
+from igb._paths import config_folder
 from igb.report.runs import read_metrics
 from tests.conftest import tiny_config, tiny_run
 
@@ -109,11 +110,11 @@ def test_the_spine_stays_short():
 
 def test_denormals_count_as_zero_in_every_thread(tmp_path):
     code = "import torch, igb.cli; igb.cli.main(); print((torch.full((10**6,), 1e-30) * 1e-10).count_nonzero())"
-    large = ["data=digits", "model=resnet18", "trainer.accelerator=cpu"]  # has weights that threads share
-    options = [*large, "compute.threads=2", "trainer.max_steps=1", "probe.images=20"]
+    large = "model._target_=tests.networks.Large"  # is made by several threads
+    options = [large, "data=digits", "trainer.accelerator=cpu", "compute.threads=2", "trainer.max_epochs=0"]
     result = subprocess.run(
-        [sys.executable, "-c", code, *options], cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "2"},
-        capture_output=True, text=True, check=True,
+        [sys.executable, "-c", code, *options, f"hydra.run.dir={tmp_path}/run"], cwd=config_folder().parent,
+        env={**os.environ, "OMP_NUM_THREADS": "2"}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert result.stdout.endswith("\ntensor(0)\n")
 

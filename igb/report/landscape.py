@@ -59,7 +59,7 @@ def loss_curves(runs: Sequence[Run]) -> list[LossCurve]:
 
 
 def curves_of(run: Run, until: float = math.inf) -> list[LossCurve]:
-    """The losses of a run's schedule, in their order, that have begun after `until` epochs."""
+    """The losses of a run's schedule that begin at `until` epochs or sooner, in their order."""
     table = run.loss_curve()
     if table is None:
         return []
