@@ -534,10 +534,10 @@ VERDICTS = (
     ),
     Verdict(
         "**D.** BL (γ = 0.7): as CE but slower, accuracies lagging",
-        "reproduced only in part: with the factor p_y^γ held constant for the gradient it is slower for 300 batches "
-        "wherever lr/(1 - momentum) is 0.01 or less (one seed), and for the whole of epoch one at the smallest of "
-        "three rates; then, and at larger rates, its p̄_k are ahead of those of CE; as equation (2) is written it "
-        "collapses onto one class",
+        "reproduced only in part: with the factor p_y^γ held constant for the gradient it is behind at batch 300 "
+        "wherever lr/(1 - momentum) is 0.01 or less (one seed), and after epoch one at the smallest of three rates; "
+        "at the larger two its p̄_k are ahead of those of CE by then; as equation (2) is written it collapses onto one "
+        "class",
         ("epoch_one",),
         _d,
         "epoch_one",
