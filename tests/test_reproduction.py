@@ -467,10 +467,17 @@ def test_blurry_loss_is_compared_with_cross_entropy_at_each_rate():
         for lr, accuracy in zip((0.01, 0.1), accuracies, strict=True)
         for seed in (0, 1)
     ]  # fmt: skip
-    assert decided({"epoch_one": rows_of(ends)})["D"] == (
-        "after epoch one at 0.01 with momentum 0.9, p_y^γ held constant: mean Acc_k 0.20 (CE 0.30), p̄_k 0.05 (CE 0.10)"
-        "; as written, least dominance at any rate: 0.90"
+    later = {
+        loss: classes_of([{"loss": loss}], (0, 100, 1000, 2000)).assign(probability=p, accuracy=p / 2)
+        for loss, p in {"ce": 0.4, "bl_detached": 0.6}.items()
+    }
+    frames = {"epoch_one": rows_of(ends), "long_run_classes": pd.concat(later.values())}
+    assert decided(frames)["D"] == (
+        "p_y^γ held constant, after epoch one at 0.01 with momentum 0.9: mean Acc_k 0.20 (CE 0.30), p̄_k 0.05 (CE 0.10)"
+        "; after 10 epochs in the run of C: mean Acc_k 0.30 (CE 0.20), p̄_k 0.60 (CE 0.40); as written, least dominance "
+        "after epoch one at any rate: 0.90"
     )
+    assert "D" not in decided({**frames, "long_run_classes": later["ce"]})
 
 
 def test_the_remedy_is_beside_what_it_mends_after_as_many_epochs():
