@@ -215,7 +215,7 @@ def exact(frames: Frames) -> str:
 
 def uniform_start(frames: Frames) -> str:
     """How the runs from uniform outputs end."""
-    return _ends(frames["uniform_start"], {"loss": "loss", "seed": "seed"})
+    return _ends(frames["uniform_start"], {"loss": "loss", "lr": "rate", "seed": "seed"})
 
 
 def long_run(frames: Frames) -> str:

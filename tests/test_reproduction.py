@@ -24,6 +24,7 @@ OWN = {
     "long_run": ["loss=ce,pz"],
     "remedy": ["loss.warmup_epochs=1,2"],
     "small_rate": ["seed=0,1"],
+    "uniform_start": ["optimizer.lr=0.001"],
     "initialisation": ["data.scaling=standard,raw"],
     "favoured_conv1": ["optimizer.lr=0.01", "optimizer.momentum=0.0", "seed=0,1"],
     "piecewise_zero": ["optimizer.lr=0.001"],
