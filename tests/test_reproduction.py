@@ -347,6 +347,7 @@ def test_a_run_escapes_when_the_last_majority_is_over():
     head, _, stuck, escaped = (line.split(" | ") for line in tables.uniform_start({"uniform_start": runs}).splitlines())
     assert dict(zip(head, stuck, strict=True))["escape step"] == "never"
     end = dict(zip(head, escaped, strict=True))
+    assert (end["rate"], end["seed"]) == ("0.01", "1")
     assert (end["escape step"], end["most guessed (dominance)"], end["accuracy"]) == ("300", "2 (0.30)", "0.30")
 
 
