@@ -30,6 +30,7 @@ from igb import experiment
 from igb._checks import InputError, one_line
 from igb._paths import config_folder
 from igb.compute import CALIBRATION
+from igb.compute.mode import PRECISIONS, has_bfloat16
 from igb.data import EpochSampler
 from igb.losses import CrossEntropy
 from igb.pace import Pace
@@ -40,7 +41,6 @@ from igb.steps import Steps
 from igb.training import Classifier
 
 MODES = ("exact", "fast")
-SIDES = ("baseline", *MODES)
 TOLERANCE = {"exact": 1e-4, "fast": 5e-3}  # of mean class probabilities, against the baseline's
 EAGER_BATCHES = (250, 500)
 GEMMS = ((2048, 2048, 2048), (500, 1024, 1024), (2000, 512, 1024), (8192, 256, 256))
@@ -130,8 +130,8 @@ def main(arguments: Sequence[str] | None) -> None:
     started = time.perf_counter()
     with quiet(), tempfile.TemporaryDirectory() as folder:
         bench = Bench(options.overrides, *options.images)
-        if bench.precision("fast") == "float32":
-            print("this machine has no bfloat16, so that fast is exact too")
+        if bench.modes != MODES:
+            print("this machine has no bfloat16: fast is exact, and is not measured")
         bench.check_agreement()
         bench.measure_parts(options.repeats)
         bench.measure_whole(options.repeats, Path(folder))
@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None) -> None:
     values = {
         "rows": rows,
         "seconds": bench.times.seconds,
-        "precision": {mode: bench.precision(mode) for mode in MODES},
+        "precision": {mode: bench.precision(mode) for mode in bench.modes},
         "workload": bench.workload(),
         "environment": environment(),
         "threads": torch.get_num_threads(),
@@ -162,7 +162,8 @@ class Bench:
             overrides = ["data=digits", *overrides]
         self.overrides = ["trainer.accelerator=cpu", "loss=ce", "init=torchvision", *overrides]
         self.times = Times()
-        self.parts = {mode: experiment.build(self.config(f"compute={mode}")) for mode in MODES}
+        self.modes = MODES if has_bfloat16(torch.device("cpu")) else MODES[:1]
+        self.parts = {mode: experiment.build(self.config(f"compute={mode}")) for mode in self.modes}
         self.data = self.parts["exact"].data
         self.data.setup()
         self.available = len(self.data.test_labels)
@@ -170,7 +171,7 @@ class Bench:
         self.network = self.parts["exact"].make_network()
         self.classes = len(self.data.class_names)
         self.lr = self.config().optimizer.lr
-        self.classifiers = {mode: self.classifier(mode) for mode in MODES}
+        self.classifiers = {mode: self.classifier(mode) for mode in self.modes}
         self.baseline_options = (0, 500)
         self.counts = {
             "eager": self.some,
@@ -211,7 +212,7 @@ class Bench:
             with torch.no_grad():
                 module.probability.update(module.network(images), labels)
         expected = module.probability.compute()
-        for mode in MODES:
+        for mode in self.modes:
             difference = float((self.probe(mode, self.some) - expected).abs().max())
             if not difference <= TOLERANCE[mode]:
                 sys.exit(f"bench: {mode} and the baseline differ by {difference:.2g} in p̄; at most {TOLERANCE[mode]:g}")
@@ -219,7 +220,7 @@ class Bench:
 
     def measure_parts(self, repeats: int) -> None:
         """Training steps, forward passes and matrix products by themselves, in turn."""
-        steps = {"eager": self.eager_step(), **{mode: self.bare_step(mode) for mode in MODES}}
+        steps = {"eager": self.eager_step(), **{mode: self.bare_step(mode) for mode in self.modes}}
         for turn in range(4 * repeats + 1):
             for side, step in steps.items():
                 self.times.time(f"{side} step", step) if turn else step()
@@ -236,9 +237,9 @@ class Bench:
         best = passes[min(passes, key=lambda key: first.median(str(key)))]
         for _ in range(repeats):
             self.times.time("eager probe", best)
-            for mode in MODES:
+            for mode in self.modes:
                 self.times.time(f"{mode} probe", functools.partial(self.probe, mode, self.counts[mode]))
-            for dtype in (torch.float32, torch.bfloat16):
+            for dtype in {PRECISIONS[self.precision(mode)] for mode in self.modes}:
                 for m, k, n in GEMMS:
                     left, right = torch.randn(m, k).to(dtype), torch.randn(k, n).to(dtype)
                     torch.mm(left, right)
@@ -293,7 +294,7 @@ class Bench:
         for turn in range(repeats):
             loaders = baseline.loaders(self.data, *self.baseline_options)
             self.times.add("baseline whole", baseline.fit(self.baseline(), loaders, str(folder)))
-            for mode in MODES:
+            for mode in self.modes:
                 clock = baseline.Clock()
                 self.run(mode, folder / f"{mode}-{turn}", clock, "trainer.max_steps=1")
                 self.times.add(f"{mode} whole", clock.seconds)
@@ -312,7 +313,7 @@ class Bench:
     def measure_overhead(self, steps: int, folder: Path) -> None:
         """Blocks of steps through igb and blocks of bare steps, in turn."""
         data = repeated(self.data, self.data.batch_size * (steps + 1), len(self.data.test_labels))
-        for mode in MODES:
+        for mode in self.modes:
             block = Block(self.times, mode, max(1, steps // 10), self.bare_step(mode))
             few = f"probe.images={self.classes}"
             options = (f"trainer.max_steps={steps + 1}", "probe=log", "probe.points=11", few)
@@ -322,7 +323,7 @@ class Bench:
         """From the command to the first record, and the memory of a short run, in processes of their own."""
         self.memory = {}
         for turn in range(min(repeats, 2)):
-            for mode in MODES:
+            for mode in self.modes:
                 run = folder / f"start-{mode}-{turn}"
                 some = f"probe.images={max(self.classes, min(500, self.available))}"
                 options = [*self.overrides, f"compute={mode}", "trainer.max_steps=2", "probe=log", some]
@@ -342,29 +343,31 @@ class Bench:
         flops = self.flops()
         limit = {
             mode: max(2 * m * k * n / times.median(f"torch.{dtype} {m} {k} {n}") for m, k, n in GEMMS)
-            for mode, dtype in (("eager", "float32"), *((mode, self.precision(mode)) for mode in MODES))
+            for mode, dtype in (("eager", "float32"), *((mode, self.precision(mode)) for mode in self.modes))
         }
-        probe = {side: f"{side} probe" for side in ("eager", *MODES)}
+        probe = {side: f"{side} probe" for side in ("eager", *self.modes)}
         rows = [
-            self.row("batch + full probe, s", {side: f"{side} whole" for side in SIDES}),
-            self.row("training step, ms", {side: f"{side} step" for side in ("eager", *MODES)}, scale=1e3),
+            self.row("batch + full probe, s", {side: f"{side} whole" for side in ("baseline", *self.modes)}),
+            self.row("training step, ms", {side: f"{side} step" for side in ("eager", *self.modes)}, scale=1e3),
             self.row("probe, images/s", probe, counts=self.counts),
         ]
-        figure = {side: steps * times.median(f"{side} whole") for side in SIDES[:1]}
-        for mode in MODES:
+        figure = {"baseline": steps * times.median("baseline whole")}
+        for mode in self.modes:
             step = times.median(f"{mode} igb")
             figure[mode] = steps * step + (POINTS + 1) * (times.median(f"{mode} whole") - step)
         rows.append(derived("log figure, s (baseline: every batch)", figure, figure["baseline"]))
-        pairs = {mode: zip(times.seconds[f"{mode} bare"], times.seconds[f"{mode} igb"], strict=True) for mode in MODES}
-        overhead = {mode: statistics.median(100 * (1 - bare / igb) for bare, igb in pairs[mode]) for mode in MODES}
+        pairs = {
+            mode: zip(times.seconds[f"{mode} bare"], times.seconds[f"{mode} igb"], strict=True) for mode in self.modes
+        }
+        overhead = {mode: statistics.median(100 * (1 - bare / igb) for bare, igb in pairs[mode]) for mode in self.modes}
         rows.append(derived("framework overhead of a step, %", overhead))
-        rows.append(self.row("start to first record, s", {mode: f"{mode} start" for mode in MODES}))
+        rows.append(self.row("start to first record, s", {mode: f"{mode} start" for mode in self.modes}))
         rows.append(derived("peak memory, MB", {mode: value / 1e6 for mode, value in self.memory.items()}))
         rows.append(derived("matrix product limit, GFLOP/s", {side: value / 1e9 for side, value in limit.items()}))
         share = {side: self.counts[side] / times.median(name) * flops / limit[side] for side, name in probe.items()}
         rows.append(derived("share of it in the probe, %", {side: 100 * value for side, value in share.items()}))
         size = self.data.batch_size
-        share = {side: 3 * size * flops / times.median(f"{side} step") / limit[side] for side in ("eager", *MODES)}
+        share = {side: 3 * size * flops / times.median(f"{side} step") / limit[side] for side in ("eager", *self.modes)}
         rows.append(derived("share of it in a step, %", {side: 100 * value for side, value in share.items()}))
         return rows
 

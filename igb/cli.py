@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from igb._checks import InputError, one_line
+from igb._imports import quick_imports
 from igb._paths import checkpoint_path, config_folder, import_from, is_given, log_path, make_folder
 from igb.stopping import Stop, StoppedError
 
@@ -165,7 +166,8 @@ def check_jobs(configs: Sequence[DictConfig], paths: Sequence[Path | None], here
     `here` is whether the jobs are to be on this machine.
     """
     with one_line_exit():
-        from igb import experiment, folders
+        with quick_imports():
+            from igb import experiment, folders
 
         for config, folder in zip(configs, paths, strict=True):
             import_from(config.hydra.runtime)

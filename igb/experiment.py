@@ -6,6 +6,7 @@ import functools
 import logging
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -174,5 +175,10 @@ def _make(config: DictConfig, group: str, *, without: Sequence[str] = (), **argu
 @functools.cache
 def _has_batch_norm(model: str, num_classes: int) -> bool:
     """Whether the network of a model config (YAML) has batch norm; kept, as the jobs of a sweep mostly share it."""
-    network = _make(OmegaConf.create({"model": OmegaConf.create(model)}), "model", num_classes=num_classes)
+    make = functools.partial(_make, OmegaConf.create({"model": OmegaConf.create(model)}), "model")
+    try:
+        with warnings.catch_warnings(action="ignore"), torch.device("meta"):  # where no weight has to be drawn
+            network = make(num_classes=num_classes)
+    except Exception:  # of a constructor that reads weights, or whatever is wrong, which shows again
+        network = make(num_classes=num_classes)
     return any(isinstance(module, _BatchNorm) for module in network.modules())

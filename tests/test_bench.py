@@ -65,9 +65,14 @@ def test_blocks_of_steps_through_igb_alternate_with_bare_ones(tmp_path):
     measured = bench.Bench([*QUICK[:2], "compute.threads=1"], 64, 20)
     measured.measure_overhead(2, tmp_path)
     assert {name: len(seconds) for name, seconds in measured.times.seconds.items()} == {
-        f"{mode} {side}": 2 for mode in bench.MODES for side in ("igb", "bare")
+        f"{mode} {side}": 2 for mode in measured.modes for side in ("igb", "bare")
     }
     assert all(seconds > 0 for each in measured.times.seconds.values() for seconds in each)
+
+
+def test_fast_is_not_measured_where_it_is_exact(monkeypatch):
+    monkeypatch.setattr(bench, "has_bfloat16", lambda device: False)
+    assert bench.Bench([*QUICK[:2], "compute.threads=1"], 64, 20).modes == ("exact",)
 
 
 def test_eager_passes_are_timed_without_gradients():
@@ -87,10 +92,12 @@ def test_the_table_shows_values_spreads_and_ratios():
             "ratios": {"eager": 1.0, "exact": 2.0, "fast": 4.0},
         },
         bench.derived("overhead, %", {"exact": 2.5, "fast": 3.5}),
+        bench.derived("work without bfloat16, s", {"baseline": 6.0, "exact": 3.0}, 6.0),
     ]
     assert bench.table(rows).splitlines()[2:] == [
         "| work, s | 4 ± 10 % | 2 ± 2 %, **2 x** | 1 ± 0 %, **4 x** |",
         "| overhead, % |  | 2.5 | 3.5 |",
+        "| work without bfloat16, s | 6 | 3, **2 x** |  |",
     ]
 
 

@@ -93,9 +93,10 @@ def test_a_network_that_is_not_there_or_damaged_is_one_line(finished, tmp_path):
         igb.load_network(folder)
 
 
-def test_one_image_cannot_be_a_batch_where_there_is_batch_norm(tmp_path):
+@pytest.mark.parametrize("network", ["Tiny", "Reading"])
+def test_one_image_cannot_be_a_batch_where_there_is_batch_norm(tmp_path, network):
     with pytest.raises(InputError, match=r"data\.batch_size=1 must be at least 2 for a network with batch norm"):
-        tiny_run(tmp_path / "run", "data.batch_size=1")
+        tiny_run(tmp_path / "run", "data.batch_size=1", f"model._target_=tests.networks.{network}")
     assert not (tmp_path / "run").exists()
 
 

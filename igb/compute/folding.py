@@ -141,14 +141,17 @@ class FoldedConvolution(nn.Module):
 
 
 def _product(rows: Tensor, matrix: Tensor, bias: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:
-    """relu(rows @ matrix.T + bias + shortcut)."""
-    if shortcut is None and rows.device.type == "cpu" and rows.dtype == torch.bfloat16:
+    """relu(rows @ matrix.T + bias + shortcut); the sum may take the place of the shortcut."""
+    if rows.dtype != torch.bfloat16:
+        if shortcut is not None:  # the product is added to it as it comes, which saves a pass over the maps
+            return _finish(shortcut.addmm_(rows, matrix.T), bias, relu)
+    elif shortcut is None and rows.device.type == "cpu":
         # The product behind F.linear, which takes the ReLU while a tile is hot; its form with a shortcut is slower.
         return torch.ops.mkldnn._linear_pointwise(rows, matrix, bias, "relu" if relu else "none", [], "")
     return _finish(F.linear(rows, matrix, bias), shortcut, relu)
 
 
-def _finish(result: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:
-    if shortcut is not None:
-        result += shortcut
+def _finish(result: Tensor, addend: Tensor | None, relu: bool) -> Tensor:
+    if addend is not None:
+        result += addend
     return result.relu_() if relu else result

@@ -1,0 +1,43 @@
+import subprocess
+import sys
+
+import pytest
+
+USES = {
+    "nothing": "pass",
+    "a function": "from scipy.signal import convolve",
+    "a module within": "import scipy.signal.windows; assert scipy.signal.windows.hamming",
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_module_that_comes_late_is_whole_when_it_is_used(use):
+    code = f"""
+import gc, sys
+from igb._imports import quick_imports
+with quick_imports():
+    import scipy.signal
+    assert hasattr(scipy.signal, "hamming")
+    assert not gc.isenabled() and "scipy.signal._signaltools" not in sys.modules
+    {USES[use]}
+assert gc.isenabled() and gc.get_freeze_count() > 1000
+assert ("scipy.signal" in sys.modules) == {use != "nothing"}
+import scipy.signal
+assert scipy.signal.convolve([1, 2], [3]).tolist() == [3, 6]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_trains_is_imported_without_scipy_signal():
+    code = """
+import sys
+from igb._imports import quick_imports
+with quick_imports():
+    import igb.experiment
+frozen = sys.modules["gc"].get_freeze_count()
+assert frozen > 100_000 and "torch" in sys.modules and "scipy.signal" not in sys.modules
+with quick_imports():  # of a second run in the process, of which nothing is kept for good
+    pass
+assert sys.modules["gc"].get_freeze_count() == frozen
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
