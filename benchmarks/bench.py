@@ -322,7 +322,7 @@ class Bench:
     def measure_start(self, repeats: int, folder: Path) -> None:
         """From the command to the first record, and the memory of a short run, in processes of their own."""
         self.memory = {}
-        for turn in range(min(repeats, 2)):
+        for turn in range(repeats):
             for mode in self.modes:
                 run = folder / f"start-{mode}-{turn}"
                 some = f"probe.images={max(self.classes, min(500, self.available))}"

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import inspect
 import logging
+import os
 import tempfile
 import zipfile
 from abc import abstractmethod
@@ -100,7 +101,7 @@ class ImageData(pl.LightningDataModule):
     def decode(self) -> Images:
         """Read every image; raise InputError that names the file where one cannot be read."""
 
-    def files(self) -> list[Path]:
+    def files(self) -> Sequence[str | Path]:
         """The files the images come from; the decoded images are kept until one of them changes. None: not kept."""
         return []
 
@@ -249,14 +250,14 @@ def _affine(scaling: str, train_images: np.ndarray) -> tuple[float, float]:
     return {"unit": (0.0, 255.0), "symmetric": (127.5, 127.5), "raw": (0.0, 1.0)}[scaling]
 
 
-def _fingerprint(source: type, files: Sequence[Path]) -> str:
+def _fingerprint(source: type, files: Sequence[str | Path]) -> str:
     """A hash that changes with the code of the source, and the path, size or time of any of the files."""
     digest = hashlib.sha256(inspect.getsource(grayscale).encode())
     with contextlib.suppress(OSError, TypeError):  # of a class without a file, as in a notebook
         digest.update(inspect.getsource(source).encode())
     for file in files:
         try:
-            stat = file.stat()
+            stat = os.stat(file)  # noqa: PTH116  (60,000 Path objects would take as long as all else)
         except OSError as error:
             raise InputError(f"root: {file} cannot be read ({error.strerror})") from error
         digest.update(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))

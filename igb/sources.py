@@ -97,9 +97,9 @@ class ImageFolder(ImageData):
             raise InputError(f"root={self.root}: {split}/ has no folder {name!r}, but the other split has")
         self.class_names = sorted(names["train"])
 
-    def files(self) -> list[Path]:
+    def files(self) -> list[str]:
         """All image files, class by class."""
-        return [Path(path) for split in ("train", "test") for path, _ in self._samples(split)]
+        return [path for split in ("train", "test") for path, _ in self._samples(split)]
 
     def decode(self) -> Images:
         """Read every image file."""
