@@ -1,3 +1,4 @@
+import gc
 import logging
 import os
 import sys
@@ -20,6 +21,11 @@ from igb.report import figures
 torch.set_num_threads(1)  # as in TINY; for networks this small, a second thread only costs
 needs_bfloat16 = pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="this CPU has no bfloat16")
 TINY = ["data=digits", "model._target_=tests.networks.Tiny", "trainer.accelerator=cpu", "compute.threads=1"]
+
+
+def pytest_collection_finish() -> None:
+    """Take all that is imported by now out of what the garbage collector goes through, as the command does."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
