@@ -1,6 +1,7 @@
 """What each rewrite of igb.compute contributes: steps and forward passes with one more of them at a time.
 
-`python -m benchmarks.ablation`, alone on the machine; the ladder is measured in turn, the table shows medians.
+`python -m benchmarks.ablation`, alone on the machine; the ladder is measured in turn, the table shows medians. Where
+there is no bfloat16, the rungs in it are left out.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ from igb.compute import CALIBRATION, Compute, convolution, folding, mode
 
 ALL = ("pointwise", "map", "patches")
 TURNS = 5
+IMAGES = 500  # of a chunk
 
 
 @contextlib.contextmanager
@@ -84,26 +86,25 @@ def main() -> None:
     """Print both ladders."""
     network = initialization.build(lambda: networks.resnet50(10), initialization.he, 0)
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(500, 1, 32, 32, generator=generator)
+    images = torch.randn(IMAGES, 1, 32, 32, generator=generator)
     batch, labels = images[:32], torch.randint(0, 10, (32,), generator=generator)
     exact, fast = Compute(), Compute("bfloat16")
     exact.start(images.device)
     torch_norm = Reusable(lambda: mock.patch.object(mode, "_batch_norm", F.batch_norm))
     plain = Reusable(contextlib.nullcontext)
+    has_fast = mode.has_bfloat16(images.device)
 
-    ladder(
-        "training step, batch 32",
-        [
-            ("eager float32", plain, step(network, None, batch, labels)),
-            ("+ channels-last", plain, step(network.to(memory_format=torch.channels_last), None, batch, labels)),
-            ("+ pointwise as products", both(forms("pointwise"), torch_norm), step(network, exact, batch, labels)),
-            ("+ map", both(forms("pointwise", "map"), torch_norm), step(network, exact, batch, labels)),
-            ("+ patches", torch_norm, step(network, exact, batch, labels)),
-            ("+ accurate batch norm: exact", plain, step(network, exact, batch, labels)),
-            ("bfloat16, no products", forms(), step(network, fast, batch, labels)),
-            ("bfloat16, products: fast", plain, step(network, fast, batch, labels)),
-        ],
-    )
+    rungs = [
+        ("eager float32", plain, step(network, None, batch, labels)),
+        ("+ channels-last", plain, step(network.to(memory_format=torch.channels_last), None, batch, labels)),
+        ("+ pointwise as products", both(forms("pointwise"), torch_norm), step(network, exact, batch, labels)),
+        ("+ map", both(forms("pointwise", "map"), torch_norm), step(network, exact, batch, labels)),
+        ("+ patches", torch_norm, step(network, exact, batch, labels)),
+        ("+ accurate batch norm: exact", plain, step(network, exact, batch, labels)),
+        ("bfloat16, no products", forms(), step(network, fast, batch, labels)),
+        ("bfloat16, products: fast", plain, step(network, fast, batch, labels)),
+    ]
+    ladder("training step, batch 32", rungs if has_fast else rungs[:-2])
     network.to(memory_format=torch.contiguous_format).eval()
     layout = copy.deepcopy(network).to(memory_format=torch.channels_last)
 
@@ -112,29 +113,30 @@ def main() -> None:
             twin = make()
             assert twin is not None
             with torch.no_grad():
-                in_parts(twin, images.repeat(4, 1, 1, 1), 500)
+                in_parts(twin, images.repeat(4, 1, 1, 1), IMAGES)
 
         return work
 
-    def unfused(rows: Tensor, matrix: Tensor, bias: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:
+    def apart(rows: Tensor, matrix: Tensor, bias: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:
         return folding._finish(F.linear(rows, matrix, bias), shortcut, relu)
 
-    unfinished = Reusable(lambda: mock.patch.object(folding, "_product", unfused))
-    ladder(
-        "2,000 images, chunks of 500",
-        [
-            ("eager float32", plain, probe(lambda: network)),
-            ("+ channels-last", plain, probe(lambda: layout)),
-            ("+ folding", forms(), probe(lambda: exact.fold(layout, images[:CALIBRATION]))),
-            ("+ pointwise as products", forms("pointwise"), probe(lambda: exact.fold(layout, images[:CALIBRATION]))),
-            ("+ map", forms("pointwise", "map"), probe(lambda: exact.fold(layout, images[:CALIBRATION]))),
-            ("+ patches: exact", plain, probe(lambda: exact.fold(layout, images[:CALIBRATION]))),
-            ("bfloat16, folded, no products", forms(), probe(lambda: fast.fold(layout, images[:CALIBRATION]))),
-            ("bfloat16, products", unfinished, probe(lambda: fast.fold(layout, images[:CALIBRATION]))),
-            ("+ ReLU inside: fast", plain, probe(lambda: fast.fold(layout, images[:CALIBRATION]))),
-            ("the same, bias corrected on 1 image, not 256", plain, probe(lambda: fast.fold(layout, images[:1]))),
-        ],
-    )
+    passes = Reusable(lambda: mock.patch.object(folding, "_product", apart))
+    folded = probe(lambda: exact.fold(layout, images[:CALIBRATION]))
+    folded_fast = probe(lambda: fast.fold(layout, images[:CALIBRATION]))
+    rungs = [
+        ("eager float32", plain, probe(lambda: network)),
+        ("+ channels-last", plain, probe(lambda: layout)),
+        ("+ folding", both(forms(), passes), folded),
+        ("+ pointwise as products", both(forms("pointwise"), passes), folded),
+        ("+ map", both(forms("pointwise", "map"), passes), folded),
+        ("+ patches", passes, folded),
+        ("+ shortcut inside: exact", plain, folded),
+        ("bfloat16, folded, no products", forms(), folded_fast),
+        ("bfloat16, products", passes, folded_fast),
+        ("+ ReLU inside: fast", plain, folded_fast),
+        ("the same, bias corrected on 1 image, not 256", plain, probe(lambda: fast.fold(layout, images[:1]))),
+    ]
+    ladder("2,000 images, chunks of 500", rungs if has_fast else rungs[:-4])
 
 
 def both(*contexts: Reusable) -> Reusable:
