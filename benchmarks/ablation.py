@@ -6,7 +6,7 @@ there is no bfloat16, the rungs in it are left out.
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from unittest import mock
 
 import torch
@@ -18,6 +18,8 @@ from igb import initialization, networks
 from igb.compute import CALIBRATION, Compute, convolution, folding, mode
 
 ALL = ("pointwise", "map", "patches")
+Rung = tuple[str, contextlib.AbstractContextManager[None], Callable[[], None]]
+
 TURNS = 5
 IMAGES = 500  # of a chunk
 
@@ -51,7 +53,7 @@ def step(network: nn.Module, compute: Compute | None, images: Tensor, labels: Te
     return work
 
 
-def ladder(title: str, rungs: list[tuple[str, contextlib.AbstractContextManager[None], Callable[[], None]]]) -> None:
+def ladder(title: str, rungs: Sequence[Rung]) -> None:
     """Time the rungs in turn and print each beside the one before it."""
     times = Times()
     for turn in range(TURNS + 1):
@@ -94,7 +96,7 @@ def main() -> None:
     plain = Reusable(contextlib.nullcontext)
     has_fast = mode.has_bfloat16(images.device)
 
-    rungs = [
+    rungs: list[Rung] = [
         ("eager float32", plain, step(network, None, batch, labels)),
         ("+ channels-last", plain, step(network.to(memory_format=torch.channels_last), None, batch, labels)),
         ("+ pointwise as products", both(forms("pointwise"), torch_norm), step(network, exact, batch, labels)),

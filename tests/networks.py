@@ -121,11 +121,3 @@ class Killed(Tiny):
         if self.training:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(images)
-
-
-class Reading(Tiny):
-    """Looks at a number while it is made, as one does that reads its weights from a file."""
-
-    def __init__(self, num_classes: int):
-        super().__init__(num_classes)
-        self.factor = float(torch.ones(1) * 2)
