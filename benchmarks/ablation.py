@@ -17,7 +17,6 @@ from benchmarks.bench import Times, in_parts
 from igb import initialization, networks
 from igb.compute import CALIBRATION, Compute, convolution, folding, mode
 
-ALL = ("pointwise", "map", "patches")
 Rung = tuple[str, contextlib.AbstractContextManager[None], Callable[[], None]]
 
 TURNS = 5
