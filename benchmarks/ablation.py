@@ -53,7 +53,7 @@ def step(network: nn.Module, compute: Compute | None, images: Tensor, labels: Te
 
 
 def ladder(title: str, rungs: Sequence[Rung]) -> None:
-    """Time the rungs in turn and print each beside the one before it."""
+    """Time the rungs in turn and print each beside the first."""
     times = Times()
     for turn in range(TURNS + 1):
         for name, context, work in rungs:
@@ -127,7 +127,7 @@ def main() -> None:
     rungs = [
         ("eager float32", plain, probe(lambda: network)),
         ("+ channels-last", plain, probe(lambda: layout)),
-        ("+ folding", both(forms(), passes), folded),
+        ("+ folding", forms(), folded),
         ("+ pointwise as products", both(forms("pointwise"), passes), folded),
         ("+ map", both(forms("pointwise", "map"), passes), folded),
         ("+ patches", passes, folded),

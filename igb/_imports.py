@@ -14,7 +14,7 @@ LATE = "scipy.signal"  # takes a second or more
 class _Late(ModuleType):
     """Stands for a module until something of it is used.
 
-    torchmetrics imports scipy.signal in order to give it `hamming`, which a library needs that igb does not use.
+    torchmetrics imports scipy.signal in order to give it `hamming`, for a library that igb does not use.
     """
 
     hamming = None
@@ -37,12 +37,14 @@ def quick_imports() -> Iterator[None]:
     if "torch" in sys.modules:
         yield
         return
-    late = sys.modules.setdefault(LATE, _Late(LATE))
+    late, collects = _Late(LATE), gc.isenabled()
+    sys.modules.setdefault(LATE, late)
     gc.disable()
     try:
         yield
     finally:
-        if sys.modules.get(LATE) is late and isinstance(late, _Late):
+        if sys.modules.get(LATE) is late:
             del sys.modules[LATE]
-        gc.enable()
+        if collects:
+            gc.enable()
         gc.freeze()

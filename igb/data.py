@@ -102,7 +102,7 @@ class ImageData(pl.LightningDataModule):
         """Read every image; raise InputError that names the file where one cannot be read."""
 
     def files(self) -> Sequence[str | Path]:
-        """The files the images come from; the decoded images are kept until one of them changes. None: not kept."""
+        """The files the images come from; the decoded images are kept until one of them changes. No file: not kept."""
         return []
 
     def setup(self, stage: str | None = None) -> None:

@@ -16,9 +16,8 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.overrides import TorchFunctionMode
 
 from igb import _checks, checkpoints, folders, initialization, slurm
 from igb._checks import InputError, one_line
@@ -175,27 +174,5 @@ def _make(config: DictConfig, group: str, *, without: Sequence[str] = (), **argu
 @functools.cache
 def _has_batch_norm(model: str, num_classes: int) -> bool:
     """Whether the network of a model config (YAML) has batch norm; kept, as the jobs of a sweep mostly share it."""
-    with _Undrawn():
-        network = _make(OmegaConf.create({"model": OmegaConf.create(model)}), "model", num_classes=num_classes)
+    network = _make(OmegaConf.create({"model": OmegaConf.create(model)}), "model", num_classes=num_classes)
     return any(isinstance(module, _BatchNorm) for module in network.modules())
-
-
-class _Undrawn(TorchFunctionMode):
-    """Inside, no random numbers are drawn into a tensor, which is what takes long where a network is made."""
-
-    DRAWS = (
-        Tensor.normal_,
-        Tensor.uniform_,
-        nn.init.normal_,
-        nn.init.uniform_,
-        nn.init.kaiming_normal_,
-        nn.init.kaiming_uniform_,
-    )
-
-    def __torch_function__(
-        self, function: Any, types: Any, arguments: tuple[Any, ...] = (), options: dict[str, Any] | None = None
-    ) -> Any:
-        options = options or {}
-        if function in self.DRAWS:
-            return arguments[0] if arguments else options["tensor"]
-        return function(*arguments, **options)

@@ -82,7 +82,7 @@ class FoldedBlock(nn.Module):
             self.downsample = FoldedConvolution(layer, norm, dtype)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """The block's feature maps [N, H', W', O]."""
+        """The block's feature maps [N, H', W', O], which may take the place of `maps`."""
         shortcut = maps if self.downsample is None else self.downsample(maps, relu=False)
         *others, last = self.layers
         for layer in others:
@@ -108,7 +108,7 @@ class FoldedConvolution(nn.Module):
         self.window: convolution.Window | None = None
 
     def forward(self, maps: Tensor, shortcut: Tensor | None = None, relu: bool = True) -> Tensor:
-        """The normalised feature maps [N, H', W', O], plus `shortcut`, after the ReLU."""
+        """The normalised feature maps [N, H', W', O], plus `shortcut`, whose place they may take, after the ReLU."""
         if self.window is None:
             self._prepare(maps)
         assert self.window is not None
@@ -145,7 +145,7 @@ def _product(rows: Tensor, matrix: Tensor, bias: Tensor, shortcut: Tensor | None
     if rows.dtype != torch.bfloat16:
         if shortcut is not None:  # the product is added to it as it comes, which saves a pass over the maps
             return _finish(shortcut.addmm_(rows, matrix.T), bias, relu)
-    elif shortcut is None and rows.device.type == "cpu":
+    elif shortcut is None:
         # The product behind F.linear, which takes the ReLU while a tile is hot; its form with a shortcut is slower.
         return torch.ops.mkldnn._linear_pointwise(rows, matrix, bias, "relu" if relu else "none", [], "")
     return _finish(F.linear(rows, matrix, bias), shortcut, relu)
