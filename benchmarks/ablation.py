@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.bench import Times, in_parts
-from igb import initialization, networks
-from igb.compute import CALIBRATION, Compute, convolution, folding, mode
+from igb import initialization, models
+from igb.compute import CALIBRATION, Compute, folding, mode
+from igb.compute.cpu import products
 
 Rung = tuple[str, contextlib.AbstractContextManager[None], Callable[[], None]]
 
@@ -26,12 +27,12 @@ IMAGES = 500  # of a chunk
 @contextlib.contextmanager
 def only(*forms: str) -> Iterator[None]:
     """Inside, convolutions take no matrix form but these."""
-    chosen = convolution.form
+    chosen = products.form
 
-    def form(window: convolution.Window, dtype: torch.dtype, device: torch.device) -> str:
+    def form(window: products.Window, dtype: torch.dtype, device: torch.device) -> str:
         return name if (name := chosen(window, dtype, device)) in forms else "direct"
 
-    with mock.patch.object(convolution, "form", form):
+    with mock.patch.object(products, "form", form):
         yield
 
 
@@ -85,7 +86,7 @@ def forms(*names: str) -> Reusable:
 
 def main() -> None:
     """Print both ladders."""
-    network = initialization.build(lambda: networks.resnet50(10), initialization.he, 0)
+    network = initialization.build(lambda: models.resnet50(10), initialization.he, 0)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(IMAGES, 1, 32, 32, generator=generator)
     batch, labels = images[:32], torch.randint(0, 10, (32,), generator=generator)

@@ -33,12 +33,12 @@ from igb.compute import CALIBRATION
 from igb.compute.mode import PRECISIONS, has_bfloat16
 from igb.data import EpochSampler
 from igb.losses import CrossEntropy
-from igb.pace import Pace
-from igb.probe import Probe
-from igb.records import Records, environment
 from igb.statistics import measure
-from igb.steps import Steps
-from igb.training import Classifier
+from igb.training.classifier import Classifier
+from igb.training.eta import Pace
+from igb.training.probe import Probe
+from igb.training.records import Records, environment
+from igb.training.step_losses import Steps
 
 MODES = ("exact", "fast")
 TOLERANCE = {"exact": 1e-4, "fast": 5e-3}  # of mean class probabilities, against the baseline's

@@ -10,13 +10,13 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
-from igb import experiment, initialization, networks
+from igb import experiment, initialization, models
 from igb._paths import config_folder
 from igb.compute import CALIBRATION, fold
 from igb.data import ImageData
-from igb.probe import probe_order
 from igb.statistics import measure
-from igb.training import Classifier
+from igb.training.classifier import Classifier
+from igb.training.probe import probe_order
 
 SEEDS = range(8)
 INITIALISERS = ("replaced_conv1", "he")
@@ -71,7 +71,7 @@ def main(overrides: list[str]) -> None:
     print("| init | seed | steps | largest p̄ | fast: p̄ | Acc | autocast: p̄ | Acc |\n" + "| --- " * 8 + "|")
     for name in INITIALISERS:
         for seed in SEEDS:
-            network = initialization.build(lambda: networks.resnet50(classes), getattr(initialization, name), seed)
+            network = initialization.build(lambda: models.resnet50(classes), getattr(initialization, name), seed)
             classifier = Classifier(network, parts.losses, parts.make_optimizer, parts.compute)
             optimizer = classifier.configure_optimizers()
             print(f"| {name} | {seed} | 0 | {differences(network, parts.data, order)} |", flush=True)

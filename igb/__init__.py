@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from igb import losses
-    from igb.checkpoints import load_network
     from igb.report import load_runs
     from igb.statistics import ClassStatistics, measure
+    from igb.training.checkpoints import load_network
 
 __all__ = ["ClassStatistics", "load_network", "load_runs", "losses", "measure"]
 
 _MODULES = {
     "ClassStatistics": "igb.statistics",
-    "load_network": "igb.checkpoints",
+    "load_network": "igb.training.checkpoints",
     "load_runs": "igb.report",
     "measure": "igb.statistics",
 }
+# Modules whose names stand in the configs of users and of older runs, and where their contents are today.
+_FORMER = {"networks": "igb.models", "probe": "igb.training.probe", "sources": "igb.data.sources"}
 
 
 def __getattr__(name: str) -> Any:
@@ -27,6 +29,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("igb.losses")
     if name in _MODULES:
         return getattr(importlib.import_module(_MODULES[name]), name)
+    if name in _FORMER:
+        return importlib.import_module(_FORMER[name])
     raise AttributeError(f"module 'igb' has no attribute {name!r}")
 
 

@@ -1,9 +1,14 @@
 """Checks of values that a user gives, with messages that can stand alone on one line."""
 
 import math
+import os
+import sys
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from omegaconf.errors import OmegaConfBaseException
 
 
 class InputError(ValueError):
@@ -56,6 +61,23 @@ def within(group: str) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(f"{group}.{error}") from error
+
+
+@contextmanager
+def one_line_exit() -> Iterator[None]:
+    """Exit with one line for bad input, and a traceback for all else; Hydra would only warn of a callback's error."""
+    try:
+        yield
+    except Exception as error:
+        known = isinstance(error, InputError | OmegaConfBaseException | OSError)
+        if not known or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            traceback.print_exc()
+        sys.exit(f"igb: {describe(error)}")
+
+
+def describe(error: Exception) -> str:
+    """An error on one line, with its type unless it is one of igb's own."""
+    return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {one_line(error)}"
 
 
 def _bounds(at_least: float, at_most: float) -> str:

@@ -4,29 +4,24 @@ import argparse
 import errno
 import gc
 import logging
-import os
-import signal
 import sys
 import threading
-import time
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf, read_write
 
-from igb._checks import InputError, one_line
-from igb._imports import quick_imports
-from igb._paths import checkpoint_path, config_folder, import_from, is_given, log_path, make_folder
-from igb.stopping import Stop, StoppedError
-
-REQUEUE_SECONDS = 20  # for SLURM to answer
+from igb._checks import InputError, describe, one_line_exit
+from igb._files import make_folder
+from igb._paths import config_folder, import_from, is_given
+from igb.folder.schema import log_path
+from igb.sweeps.jobs import check_jobs
+from igb.training.stopping import StoppedError
 
 log = logging.getLogger(__name__)
 
@@ -74,50 +69,6 @@ def report() -> None:
         sys.exit(130)
 
 
-def slurm_job(arguments: Sequence[str], folder: Path, seconds: float) -> None:
-    """Run `igb` in a task of a SLURM job that has so many seconds; its log in the run's folder takes all it prints.
-
-    A job that SLURM told to stop (SIGUSR2: near its limit, or about to be preempted) is queued again, its checkpoint
-    written, unless its time did not get it as far as that. SIGTERM is what `scancel` and SLURM's own requeue send, and
-    is left to them.
-    """
-    from igb import slurm
-
-    started, before = time.monotonic(), _written(checkpoint_path(folder))
-    first = os.environ.get("SLURM_PROCID", "0") == "0"
-    if not first:  # the first alone writes
-        arguments = [*arguments, "hydra.output_subdir=null"]
-    with open(log_path(folder), "ab") as stream:
-        for descriptor in (1, 2):
-            os.dup2(stream.fileno(), descriptor)
-    sys.argv = ["igb", *arguments]
-    status: object = 0
-    with Stop():  # from the start: submitit's own handlers would act on what comes before the run's
-        try:
-            main()
-        except StoppedError as stopped:
-            status = 128 + stopped.number
-        except SystemExit as end:
-            status = end.code
-            if isinstance(status, str):
-                print(status, file=sys.stderr)
-    if status == 128 + signal.SIGUSR2 and not first:
-        time.sleep(REQUEUE_SECONDS)  # a task that fails takes down the others, of which the first is at the next line
-    elif status == 128 + signal.SIGUSR2:
-        advanced = _written(checkpoint_path(folder)) != before
-        if advanced or time.monotonic() - started < seconds / 2:
-            slurm.requeue()
-        else:
-            print("igb: hydra.launcher.time is too short for a first step; the job is not queued again")
-    if status:
-        sys.exit(1)
-
-
-def _written(file: Path) -> int | None:
-    """When a file was written, in nanoseconds; None if there is none."""
-    return file.stat().st_mtime_ns if file.exists() else None
-
-
 @hydra.main(config_path=str(config_folder()), config_name="config", version_base="1.3")
 def _app(config: DictConfig) -> str:
     """One run, or one job of a sweep; a sweep goes on after a job that raises."""
@@ -138,7 +89,7 @@ def _app(config: DictConfig) -> str:
             log.error("igb: the disk of %s is full; make room, and the same command goes on with the run", folder)
         else:
             file = log_path(folder)
-            log.error("igb: %s; the traceback is in %s", _named(error), file)
+            log.error("igb: %s; the traceback is in %s", describe(error), file)
             with suppress(OSError), open(file, "a") as stream:  # the disk may be full
                 traceback.print_exc(file=stream)
         if alone:
@@ -160,43 +111,6 @@ class CheckFirst(Callback):
             config.hydra.run.dir = str(make_folder(folder, exclusively=not given))
 
 
-def check_jobs(configs: Sequence[DictConfig], paths: Sequence[Path | None], here: bool = True) -> None:
-    """Exit with one line if a value of a job is not right, or its folder, where it may be old, holds another run.
-
-    `here` is whether the jobs are to be on this machine.
-    """
-    with one_line_exit():
-        with quick_imports():
-            from igb import experiment, folders
-
-        for config, folder in zip(configs, paths, strict=True):
-            import_from(config.hydra.runtime)
-            experiment.build(config, here)
-            if folder is not None:
-                folders.refuse_other(folder, without_hydra(config))
-                folders.finished(folder, config)
-
-
-def without_hydra(config: DictConfig) -> DictConfig:
-    """The config of a run as it is recorded, less Hydra's own."""
-    config = config.copy()
-    with open_dict(config):
-        config.pop("hydra", None)
-    return config
-
-
-@contextmanager
-def one_line_exit() -> Iterator[None]:
-    """Exit with one line for bad input, and a traceback for all else; Hydra would only warn of a callback's error."""
-    try:
-        yield
-    except Exception as error:
-        known = isinstance(error, InputError | OmegaConfBaseException | OSError)
-        if not known or os.environ.get("HYDRA_FULL_ERROR") == "1":
-            traceback.print_exc()
-        sys.exit(f"igb: {_named(error)}")
-
-
 def _is_full(error: BaseException | None) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
@@ -205,7 +119,3 @@ def _in_thread(arguments: threading.ExceptHookArgs) -> None:
     """Pass over a full disk, which TensorBoard's thread may find first; its next call from the run raises that."""
     if not _is_full(arguments.exc_value):
         threading.__excepthook__(arguments)
-
-
-def _named(error: Exception) -> str:
-    return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {one_line(error)}"

@@ -19,18 +19,21 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from igb import _checks, checkpoints, folders, initialization, slurm
+from igb import _checks, _slurm, initialization
 from igb._checks import InputError, one_line
-from igb.checkpoints import Checkpoints
 from igb.compute import ALL_THREADS, Compute
 from igb.data import ImageData
+from igb.folder import identity, state
 from igb.losses import LossSchedule
-from igb.pace import Pace, ProgressBar
-from igb.probe import Probe
-from igb.records import Records
-from igb.steps import DivergedError, Steps
-from igb.stopping import Stop, StoppedError
-from igb.training import Classifier, MakeOptimizer
+from igb.training import checkpoints
+from igb.training.checkpoints import Checkpoints
+from igb.training.classifier import Classifier
+from igb.training.eta import Pace, ProgressBar
+from igb.training.optimizers import MakeOptimizer
+from igb.training.probe import Probe
+from igb.training.records import Records
+from igb.training.step_losses import DivergedError, Steps
+from igb.training.stopping import Stop, StoppedError
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +60,8 @@ def run(config: DictConfig, folder: Path) -> str:
     StoppedError if a signal stopped the run.
     """
     parts = build(config)
-    folders.refuse_other(folder, config)
-    if status := folders.finished(folder, config):
+    identity.refuse_other(folder, config)
+    if status := state.finished(folder, config):
         log.info("%s already: %s", status, folder)
         return status
     try:
@@ -86,14 +89,14 @@ def _carry_out(parts: Parts, config: DictConfig, folder: Path) -> None:
             parts.data.deal(parts.rank, config.trainer.devices, parts.least)
         if parts.compute.threads is None:
             devices = config.trainer.devices
-            share = 1 if slurm.tasks() == devices else devices  # a task of SLURM's has cores of its own
-            parts.compute.threads = max(1, min(ALL_THREADS, slurm.cores() or ALL_THREADS) // share)
+            share = 1 if _slurm.tasks() == devices else devices  # a task of SLURM's has cores of its own
+            parts.compute.threads = max(1, min(ALL_THREADS, _slurm.cores() or ALL_THREADS) // share)
         last = checkpoints.latest(folder)
         if last:
             if records:
                 records.go_on(last.records, last.step)
             parts.probe.first_step = last.step
-            parts.compute.threads = (folders.read(folder) or {})["threads"]
+            parts.compute.threads = (state.read(folder) or {})["threads"]
         pl.seed_everything((config.seed + parts.rank) % 2**32, verbose=False)
         parts.probe.check = stop.check
         callbacks: list[pl.Callback] = [

@@ -18,8 +18,8 @@ from omegaconf import OmegaConf
 
 from igb._checks import InputError
 from igb._paths import config_folder
-from igb.folders import FINAL
-from igb.report.escape import favoured_order
+from igb.folder.state import FINAL
+from igb.report.metrics import favoured_order
 from igb.report.runs import Run, find_runs
 
 STAGES = {

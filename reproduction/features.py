@@ -19,7 +19,7 @@ from igb import experiment
 from igb._checks import InputError
 from igb._paths import config_folder
 from igb.losses import BlurryLoss, PiecewiseZeroLoss
-from igb.probe import probe_order
+from igb.training.probe import probe_order
 from reproduction.tables import INITS, MODES
 
 SEEDS = range(10)

@@ -20,7 +20,7 @@ from igb.report import figures
 
 torch.set_num_threads(1)  # as in TINY; for networks this small, a second thread only costs
 needs_bfloat16 = pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="this CPU has no bfloat16")
-TINY = ["data=digits", "model._target_=tests.networks.Tiny", "trainer.accelerator=cpu", "compute.threads=1"]
+TINY = ["data=digits", "model._target_=tests.helpers.networks.Tiny", "trainer.accelerator=cpu", "compute.threads=1"]
 
 
 def pytest_collection_finish() -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import igb
-from hydra_plugins.igb_sweeper import run_name, run_names
-from igb import folders
 from igb._checks import InputError
-from igb._paths import make_folder
+from igb._files import make_folder
+from igb.folder import lock
+from igb.sweeps.sweeper import run_name, run_names
 from tests.conftest import TINY
 
 ROOT = Path(igb.__file__).parents[1]
@@ -181,14 +181,14 @@ def test_jobs_are_checked_before_the_first_starts(command):
 
 
 def test_a_failed_job_does_not_stop_the_others(command):
-    target = "model._target_=tests.networks.Tiny,tests.networks.Failing"
+    target = "model._target_=tests.helpers.networks.Tiny,tests.helpers.networks.Failing"
     status, output = command("--multirun", *SHORT, target, "seed=0,1", "name=mine")
     assert status == 1
     assert sorted(statuses(Path("multirun/mine")).values()) == ["completed", "completed", "failed", "failed"]
     failed = [line for line in output.splitlines() if line.startswith("igb: failed:")]
     assert len(failed) == 2
     for line, seed in zip(failed, (0, 1), strict=True):
-        assert "model._target_=tests.networks.Failing" in line
+        assert "model._target_=tests.helpers.networks.Failing" in line
         assert f"seed={seed}" in line
         assert ": out of order; see " in line
         log = Path(line.rpartition("see ")[2])
@@ -198,7 +198,7 @@ def test_a_failed_job_does_not_stop_the_others(command):
 
 
 def test_a_diverged_job_is_a_result(command):
-    target = "model._target_=tests.networks.Explosive,tests.networks.Tiny"
+    target = "model._target_=tests.helpers.networks.Explosive,tests.helpers.networks.Tiny"
     status, _ = command("--multirun", *TINY, "trainer.max_steps=6", target, "name=mine")
     assert status == 0
     assert sorted(statuses(Path("multirun/mine")).values()) == ["completed", "diverged"]
@@ -226,7 +226,7 @@ def test_a_finished_run_is_left_as_it_is(command):
 def test_a_sweep_goes_on_where_it_stopped(command):
     """A failed and a missing run are started, finished ones left alone; a diverged one is repeated only if asked."""
     Path("fuse").touch()
-    targets = "model._target_=tests.networks.Tiny,tests.networks.Fused,tests.networks.Explosive"
+    targets = "model._target_=tests.helpers.networks.Tiny,tests.helpers.networks.Fused,tests.helpers.networks.Explosive"
     arguments = ["--multirun", *TINY, "trainer.max_steps=6", targets, "name=mine"]
     status, output = command(*arguments)
     assert status == 1
@@ -258,10 +258,10 @@ def test_a_sweep_without_a_name_says_how_to_go_on_with_it(command):
 
 def test_two_sweeps_do_not_share_a_folder(command):
     Path("multirun/mine").mkdir(parents=True)
-    lock = folders.Lock(Path("multirun/mine"))
-    lock.acquire()
+    taken = lock.Lock(Path("multirun/mine"))
+    taken.acquire()
     status, output = command("--multirun", *SHORT, "seed=0,1", "name=mine")
-    lock.release()
+    taken.release()
     assert status == 1
     assert "igb: another process is writing to multirun/mine\n" in output
     assert not statuses(Path("multirun/mine"))
@@ -379,7 +379,7 @@ def test_the_wheel_holds_the_config_and_the_plugin(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     conf = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "conf").rglob("*.yaml"))
     assert sorted(name.removeprefix("igb/") for name in names if name.startswith("igb/conf/")) == conf
-    assert "hydra_plugins/igb_sweeper.py" in names
+    assert "hydra_plugins/igb_plugins.py" in names
     in_new_process(sys.executable, "-m", "zipfile", "-e", wheel, tmp_path / "site")
     run = in_new_process(
         sys.executable, "-c", "import igb, sys; print(igb.__file__); from igb.cli import main; main()",

@@ -100,7 +100,7 @@ def test_one_image_cannot_be_a_batch_where_there_is_batch_norm(tmp_path):
 
 
 def test_a_network_without_batch_norm_trains_on_single_images(tmp_path):
-    overrides = ["data.batch_size=1", "trainer.max_steps=2", "model._target_=tests.networks.Linear"]
+    overrides = ["data.batch_size=1", "trainer.max_steps=2", "model._target_=tests.helpers.networks.Linear"]
     assert experiment.run(tiny_config(*overrides), tmp_path / "run") == "completed"
 
 
@@ -116,7 +116,7 @@ import torch
 assert "torchmetrics" in sys.modules and "scipy.signal" not in sys.modules  # see igb._imports
 print((torch.full((10**6,), 1e-30) * 1e-10).count_nonzero())
 """
-    large = "model._target_=tests.networks.Large"  # is made by several threads
+    large = "model._target_=tests.helpers.networks.Large"  # is made by several threads
     options = [large, "data=digits", "trainer.accelerator=cpu", "compute.threads=2", "trainer.max_epochs=0"]
     result = subprocess.run(
         [sys.executable, "-c", code, *options, f"hydra.run.dir={tmp_path}/run"], cwd=config_folder().parent,

@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from igb import initialization, networks
+from igb import initialization, models
 
 RULES = ["he", "torchvision", "replaced_conv1", "torch_default"]
 
 
-def build(rule, seed=0, network=networks.resnet50, classes=10):
+def build(rule, seed=0, network=models.resnet50, classes=10):
     return initialization.build(partial(network, classes), getattr(initialization, rule), seed)
 
 
@@ -65,10 +65,10 @@ def test_replaced_conv1_differs_from_torchvision_in_the_first_convolution_alone(
 
 @pytest.mark.parametrize("rule", RULES)
 def test_weights_depend_on_the_seed_alone(rule):
-    first = build(rule, 3, networks.resnet18).state_dict()
+    first = build(rule, 3, models.resnet18).state_dict()
     torch.manual_seed(99)
     state = torch.random.get_rng_state()
-    second = build(rule, 3, networks.resnet18).state_dict()
+    second = build(rule, 3, models.resnet18).state_dict()
     assert torch.equal(state, torch.random.get_rng_state())
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert not torch.equal(first["conv1.weight"], build(rule, 4, networks.resnet18).state_dict()["conv1.weight"])
+    assert not torch.equal(first["conv1.weight"], build(rule, 4, models.resnet18).state_dict()["conv1.weight"])

@@ -10,7 +10,7 @@ import igb
 from igb._checks import InputError
 from igb.losses import CrossEntropy, PiecewiseZeroLoss
 from igb.statistics import ClassSums, measure
-from tests.networks import Tiny
+from tests.helpers.networks import Tiny
 
 CLASSES = 4
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torchvision.models import ResNet
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from igb.compute import convolution
+from igb.compute.cpu import products
 
 CALIBRATION = 256  # images whose mean input is near enough to that of all
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)  # the same in evaluation mode
@@ -105,7 +105,7 @@ class FoldedConvolution(nn.Module):
     def __init__(self, layer: nn.Conv2d, norm: nn.BatchNorm2d, dtype: torch.dtype) -> None:
         super().__init__()
         self.layer, self.norm, self.dtype = layer, norm, dtype
-        self.window: convolution.Window | None = None
+        self.window: products.Window | None = None
 
     def forward(self, maps: Tensor, shortcut: Tensor | None = None, relu: bool = True) -> Tensor:
         """The normalised feature maps [N, H', W', O], plus `shortcut`, whose place they may take, after the ReLU."""
@@ -116,24 +116,24 @@ class FoldedConvolution(nn.Module):
             nchw = maps.permute(0, 3, 1, 2)
             result = F.conv2d(nchw, self.matrix, self.bias, self.window.stride, self.window.padding)
             return _finish(result.permute(0, 2, 3, 1), shortcut, relu)
-        rows = convolution.rows_of(maps, self.window, self.form)
+        rows = products.rows_of(maps, self.window, self.form)
         if shortcut is not None:
             shortcut = shortcut.reshape(len(rows), -1)
         return _product(rows, self.matrix, self.bias, shortcut, relu).view(len(maps), *self.window.output, -1)
 
     def _prepare(self, maps: Tensor) -> None:
         kernel, stride, padding = self.layer.kernel_size, self.layer.stride, self.layer.padding
-        self.window = convolution.window(tuple(maps.shape[1:3]), kernel, stride, padding)
-        self.form = convolution.form(self.window, self.dtype, maps.device)
+        self.window = products.window(tuple(maps.shape[1:3]), kernel, stride, padding)
+        self.form = products.form(self.window, self.dtype, maps.device)
         state = {name: value.double() for name, value in self.norm.state_dict().items()}
         scale = state["weight"] / (state["running_var"] + self.norm.eps).sqrt()
         bias = state["bias"] - scale * state["running_mean"]
         weight = self.layer.weight
-        exact = convolution.matrix_of(weight, self.window, self.form, weight.dtype, scale)
+        exact = products.matrix_of(weight, self.window, self.form, weight.dtype, scale)
         self.matrix = exact.to(self.dtype)
         bias = bias.to(weight.dtype).repeat(len(exact) // len(bias))
         if self.dtype != weight.dtype:
-            mean = convolution.rows_of(maps.mean(0, True, dtype=weight.dtype), self.window, self.form).mean(0)
+            mean = products.rows_of(maps.mean(0, True, dtype=weight.dtype), self.window, self.form).mean(0)
             bias += exact.sub_(self.matrix) @ mean
         self.bias = bias.to(self.dtype)
         if self.form == "direct":

@@ -13,9 +13,9 @@ from torch.overrides import TorchFunctionMode
 from torchvision.models import ResNet
 
 from igb import _checks
-from igb.compute import convolution
+from igb.compute.cpu import products
+from igb.compute.cpu.batch_norm import BatchNorm
 from igb.compute.folding import fold
-from igb.compute.normalization import BatchNorm
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 ALL_THREADS = torch.get_num_threads()  # torch's own choice, before a job of a sweep made another
@@ -102,10 +102,10 @@ class _Rewrites(TorchFunctionMode):
         if plain and images.is_contiguous(memory_format=torch.channels_last):
             if self.dtype != torch.float32:
                 images = images.to(self.dtype)
-            window = convolution.window(tuple(images.shape[2:]), tuple(weight.shape[2:]), _pair(stride), _pair(padding))
-            form = convolution.form(window, images.dtype, images.device)
+            window = products.window(tuple(images.shape[2:]), tuple(weight.shape[2:]), _pair(stride), _pair(padding))
+            form = products.form(window, images.dtype, images.device)
             if form != "direct":
-                maps = convolution.MatrixConvolution.apply(images, weight, window, form)
+                maps = products.MatrixConvolution.apply(images, weight, window, form)
                 maps = maps if bias is None else maps + bias.to(maps.dtype)[:, None, None]
                 return maps.contiguous() if images.is_contiguous() else maps  # one pixel or channel is in both layouts
         return F.conv2d(images, weight, bias, stride, padding, dilation, groups)
@@ -135,7 +135,7 @@ def _linear(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
         return F.linear(features.to(weight.dtype), weight, bias)
 
 
-def _pair(value: Any) -> convolution.Pair:
+def _pair(value: Any) -> products.Pair:
     values = (value,) if isinstance(value, int) else tuple(value)
     return values * 2 if len(values) == 1 else values
 

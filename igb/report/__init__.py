@@ -8,11 +8,12 @@ import pandas as pd
 
 from igb import _checks
 from igb._checks import InputError
-from igb._paths import log_path, make_folder
+from igb._files import make_folder
+from igb.folder.schema import log_path
 from igb.report import figures
 from igb.report.board import write_board
-from igb.report.escape import THRESHOLD
 from igb.report.landscape import loss_curves
+from igb.report.metrics import THRESHOLD
 from igb.report.page import write_page
 from igb.report.regime import regime_maps
 from igb.report.runs import Run, find_runs, load_runs, some_runs, table_of

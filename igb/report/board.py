@@ -13,7 +13,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import summary_v2 as hparams
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from igb.report.escape import Censored
+from igb.report.metrics import Censored
 from igb.report.runs import Run, differing
 
 METRICS = ("escaped", "escape_step", "half_life", "dominance_end", "mean_accuracy", "worst_accuracy")

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from igb.report.escape import Array
 from igb.report.landscape import DEAD, WRONG, LossCurve
+from igb.report.metrics import Array
 from igb.report.regime import MEASURES, RegimeMap
 from igb.report.settings import Panel
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from igb.report.escape import Array
+from igb.report.metrics import Array
 from igb.report.runs import Run
 
 WRONG, DEAD = "wrong way", "dead"

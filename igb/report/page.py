@@ -12,15 +12,15 @@ import pandas as pd
 import yaml
 from markupsafe import Markup
 
-from igb._paths import replacing
+from igb._files import replacing
 from igb.report import figures
-from igb.report.escape import Censored, grouped
 from igb.report.landscape import LossCurve, loss_curves
+from igb.report.metrics import Censored, grouped
 from igb.report.regime import MEASURES, RegimeMap
 from igb.report.runs import Run
 from igb.report.settings import Curves, Panel, Setting
 from igb.report.summary import COLUMN_HELP
-from igb.report.words import answer
+from igb.report.verdict import answer
 
 ASSETS = Path(__file__).parent / "assets"
 KEPT_FIRST = 10  # batches that thinning leaves

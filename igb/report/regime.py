@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib as mpl
 import pandas as pd
 
-from igb.report.escape import THRESHOLD, Censored, Moment, grouped
+from igb.report.metrics import THRESHOLD, Censored, Moment, grouped
 from igb.report.runs import Run
 from igb.report.settings import swept
 from igb.report.summary import summarize_settings

@@ -20,9 +20,9 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from igb import slurm
+from igb import _slurm
 from igb._checks import InputError, one_line
-from igb.folders import FINAL, PLAN, planned, status
+from igb.folder.state import FINAL, PLAN, planned, status
 
 SEEDS = ("seed", "init_seed", "data_seed")
 QUANTITIES = (
@@ -173,7 +173,7 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
     """The runs in the folders, in the order they started, and a line for each one that cannot be shown yet."""
     found: dict[Path, Run] = {}
     left_out = []
-    queued = functools.cache(slurm.queued)  # one look, if any
+    queued = functools.cache(_slurm.queued)  # one look, if any
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder")

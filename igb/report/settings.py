@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from igb.report.escape import Array, favoured_order
+from igb.report.metrics import Array, favoured_order
 from igb.report.runs import SEEDS, Run, described, differing, setting
 
 ALIGNMENTS = ("class", "favoured")

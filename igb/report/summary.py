@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from igb.report.escape import THRESHOLD, Censored, Moment, escape_step, favoured_order, half_life, median, rise_steps
+from igb.report.metrics import THRESHOLD, Censored, Moment, escape_step, favoured_order, half_life, median, rise_steps
 from igb.report.runs import Run
 from igb.report.settings import mean_and_half_width, settings, swept
 

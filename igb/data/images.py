@@ -1,0 +1,50 @@
+"""Decoded images: what a source gives, and how one image is made gray and resized."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from igb._checks import InputError
+
+
+@dataclass
+class Images:
+    """A decoded data set: uint8 images [N, H, W] and int64 labels [N] of the training and the test split."""
+
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+
+
+def grayscale(image: Image.Image, size: int) -> np.ndarray:
+    """One image as uint8 [size, size]: ITU-R 601 luma as `PIL.Image.convert("L")` gives it, then resized (bilinear)."""
+    if image.mode.startswith(("I", "F")):  # PIL would clip, not scale
+        raise ValueError(f"pixels of more than 8 bits, mode {image.mode}; convert it to 8 bits")
+    gray = image.convert("L")
+    if gray.size != (size, size):
+        gray = gray.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(gray)
+
+
+def check_split(split: str, images: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:
+    """Raise InputError unless the images and labels that a source decoded are what it promised."""
+    if images.ndim != 3 or images.dtype != np.uint8 or len(images) == 0:
+        raise InputError(f"decode: {split} images must be uint8 [N, H, W]; they are {images.dtype} {images.shape}")
+    if labels.shape != images.shape[:1] or labels.dtype != np.int64:
+        raise InputError(
+            f"decode: {split} labels must be int64 [{len(images)}]; they are {labels.dtype} {labels.shape}"
+        )
+    present, classes = set(labels.tolist()), range(len(class_names))
+    if not present <= set(classes):
+        raise InputError(f"decode: {split} labels must lie from 0 to {len(classes) - 1}, one less than the class names")
+    for k in sorted(set(classes) - present):
+        raise InputError(f"class_names: the {split} split has no image of class {class_names[k]!r}")
+
+
+def arrays_of(split: str, images: Iterable[np.ndarray], labels: Any) -> dict[str, np.ndarray]:
+    """The fields of `Images` of one split, from its images and labels."""
+    return {f"{split}_images": np.stack(list(images)), f"{split}_labels": np.asarray(labels, dtype=np.int64)}

@@ -1,0 +1,55 @@
+"""The order of the training images, and the shard of a batch that a process sees."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from igb import _batches
+
+
+class Batch(NamedTuple):
+    """A process's share of a batch: images [B, ...], labels [B], and the `size` of the whole batch."""
+
+    images: Tensor
+    labels: Tensor
+    size: int
+
+
+class Shards(Dataset[Batch]):
+    """What one of several processes sees of a data set whose items are batches: shares differ by one image at most."""
+
+    def __init__(self, images: Tensor, labels: Tensor, rank: int, processes: int) -> None:
+        self.images, self.labels, self.rank, self.processes = images, labels, rank, processes
+
+    def __getitem__(self, batch: Tensor) -> Batch:
+        share = batch.tensor_split(self.processes)[self.rank]
+        return Batch(self.images[share], self.labels[share], len(batch))
+
+
+class EpochSampler(Sampler[Tensor]):
+    """The batches of an epoch as index tensors, in an order that depends on `seed` and the epoch alone."""
+
+    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.start_at(0, 0)
+        self.device = torch.device("cpu")
+
+    def start_at(self, epoch: int, batch: int) -> None:
+        """Choose the epoch, counted from 0, and the batch in it that comes next."""
+        self.epoch, self.skipped = epoch, batch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, counted from 0, whose batches come next; Lightning calls it."""
+        self.start_at(epoch, 0)
+
+    def __len__(self) -> int:
+        return len(_batches.split(torch.arange(self.count), self.batch_size))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        (state,) = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint32)
+        order = torch.randperm(self.count, generator=torch.Generator().manual_seed(int(state)))
+        return iter(_batches.split(order.to(self.device), self.batch_size)[self.skipped :])

@@ -1,0 +1,21 @@
+"""How pixels are scaled to the input of a network."""
+
+import numpy as np
+
+from igb._checks import InputError
+
+SCALINGS = ("standard", "unit", "symmetric", "raw")
+
+
+def affine(scaling: str, train_images: np.ndarray) -> tuple[float, float]:
+    """Offset and divisor of a scaling."""
+    if scaling == "standard":
+        parts = np.array_split(train_images, 100)  # bincount needs eight bytes for each of theirs
+        counts = sum(np.bincount(part.ravel(), minlength=256) for part in parts)
+        values = np.arange(256)
+        mean = np.average(values, weights=counts)
+        deviation = np.sqrt(np.average((values - mean) ** 2, weights=counts))
+        if deviation == 0:
+            raise InputError("scaling=standard needs images that differ; every training pixel is the same")
+        return float(mean), float(deviation)
+    return {"unit": (0.0, 255.0), "symmetric": (127.5, 127.5), "raw": (0.0, 1.0)}[scaling]

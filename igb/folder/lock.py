@@ -1,0 +1,49 @@
+"""The lock of a folder: one process at a time writes there."""
+
+import logging
+from pathlib import Path
+
+import filelock
+
+from igb._checks import InputError
+
+log = logging.getLogger(__name__)
+
+
+class Lock:
+    """The right to write in a folder, which ends with the process that holds it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.held = False
+        self._lock = filelock.FileLock(folder / ".lock")
+
+    def acquire(self) -> None:
+        """Take the folder; InputError if another process has it."""
+        try:
+            self._lock.acquire(timeout=1)  # who looks whether it is held has it for a moment
+        except filelock.Timeout as error:
+            raise InputError(f"another process is writing to {self.folder}") from error
+        except (OSError, NotImplementedError) as error:
+            log.warning("%s cannot be locked (%s); see that no two processes write there", self.folder, error)
+        self.held = True
+
+    def release(self) -> None:
+        """Give it back."""
+        self._lock.release()
+        self.held = False
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a process holds the folder's lock; taken to be so where this user may not ask."""
+    if not (folder / ".lock").exists():
+        return False
+    lock = filelock.FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except (filelock.Timeout, PermissionError):
+        return True
+    except (OSError, NotImplementedError):  # a file system without locks
+        return False
+    lock.release()
+    return False

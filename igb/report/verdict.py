@@ -1,0 +1,194 @@
+"""The answer in words: did each setting leave its initial guessing bias, when, and what its gradient says."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from igb.report.landscape import DEAD, WRONG, curves_of
+from igb.report.metrics import Array, Censored, escape_step, favoured_order, grouped, median
+from igb.report.runs import Run
+from igb.report.settings import Panel, mean_and_half_width
+
+
+def answer(panels: Sequence[Panel], threshold: float) -> list[tuple[str, str]]:
+    """The title of each panel, and a few sentences about it."""
+    return [
+        (
+            panel.title.replace("\n", " "),
+            _of_one(panel.runs[0], panel.mode, threshold) if len(panel.runs) == 1 else _of_several(panel, threshold),
+        )
+        for panel in panels
+    ]
+
+
+def left_step(guesses: pd.DataFrame, favoured: int, threshold: float) -> int | None:
+    """The first probe at which the favoured class is under the threshold; None if there is none."""
+    under = np.flatnonzero(guesses[favoured] < threshold)
+    return int(guesses.index[under[0]]) if under.size else None
+
+
+def when(step: int | float, steps_per_epoch: int) -> str:
+    """A number of steps as one reads it: batches in epoch one, epochs later."""
+    if step < steps_per_epoch or (step % steps_per_epoch and step < 2 * steps_per_epoch):
+        return f"{grouped(step)} batch{'es' if step != 1 else ''}"
+    epochs = step / steps_per_epoch
+    return f"{epochs:,.2f}".rstrip("0").rstrip(".") + f" epoch{'s' if epochs != 1 else ''}"
+
+
+def share(fraction: float) -> str:
+    """A fraction in per cent, never rounded to all or none."""
+    if 0.995 <= fraction < 1:
+        return "over 99 %"
+    return "under 1 %" if 0 < fraction < 0.005 else f"{fraction:.0%}".replace("%", " %")
+
+
+def _of_one(run: Run, mode: str, threshold: float) -> str:
+    guesses = run.table("guess_fraction", mode)
+    order = favoured_order(guesses, run.table("mean_probability", mode))
+    if order is None:
+        return "Its outputs at initialisation are not finite."
+    dominance = guesses.max(axis=1, skipna=False)
+    names, first = run.class_names, order[0]
+    start, end = dominance.iloc[0], dominance.iloc[-1]
+    if len(guesses) == 1:
+        return f"At initialisation its most guessed class, {names[first]}, takes {share(start)} of all guesses."
+
+    def at(step: int) -> str:
+        return when(step, run.steps_per_epoch)
+
+    last = int(guesses.index[-1])
+    left, escape = left_step(guesses, first, threshold), escape_step(guesses, threshold)
+    takers = _takers(guesses, left or 0, threshold)
+    others = " and ".join(filter(None, [", ".join(names[k] for k in takers[:-1]), *(names[k] for k in takers[-1:])]))
+    if start < threshold:
+        text = f"It had no dominant class at initialisation (the most guessed, {names[first]}, took {share(start)})."
+        if others and isinstance(escape, int):
+            text += f" Later {others} had {share(threshold)} or more for a while, until {at(escape)} were done."
+    elif left is None and np.isfinite(end):
+        still = share(guesses[first].iloc[-1])
+        text = f"One class, {names[first]}, still takes {still} of all guesses after {at(last)}."
+        if (most := int(guesses.iloc[-1].idxmax())) != first:
+            text += f" {names[most]} takes {share(end)}."
+    elif left is None:
+        text = f"It did not leave its initial class, {names[first]} ({share(start)} of all guesses at initialisation)."
+    else:
+        text = f"It left its initial class, {names[first]} ({share(start)} of all guesses at initialisation), after "
+        text += f"{at(left)}."
+        if isinstance(escape, int) and escape > left and others:
+            text += f" Until {at(escape)} were done, {others} took {share(threshold)} or more at times."
+    also = _alive([run], mode, 0, "had")
+    if not np.isfinite(end):
+        text += f" Its outputs after {at(last)} are not finite."
+    elif isinstance(escape, Censored) and (left is not None or start < threshold):
+        number = int(guesses.iloc[-1].idxmax())
+        back = "It came back to it" if number == first and start >= threshold else "One class dominates"
+        text += f" {back}: {names[number]} takes {share(end)} of all guesses after {at(last)}."
+    if np.isfinite(end) and isinstance(escape, Censored):
+        also = " ".join([_alive([run], mode, -1, "have"), _pull(run)])
+    accuracy = run.table("accuracy", mode).iloc[-1].mean(skipna=False)
+    ended = f"Mean accuracy after {at(last)}: {share(accuracy)}." if np.isfinite(accuracy) else ""
+    return " ".join(filter(None, (text, also.strip(), ended)))
+
+
+def _of_several(panel: Panel, threshold: float) -> str:
+    runs, mode = panel.runs, panel.mode
+    tables = [run.table("guess_fraction", mode) for run in runs]
+    start = [float(table.iloc[0].max(skipna=False)) for table in tables]
+    end = [float(table.iloc[-1].max(skipna=False)) for table in tables]
+    escapes = [escape_step(table, threshold) for table in tables]
+    every, spe = len(runs), panel.steps_per_epoch
+    orders = [favoured_order(run.table("guess_fraction", mode), run.table("mean_probability", mode)) for run in runs]
+    favoured = [None if order is None else order[0] for order in orders]
+    biased = [number for number in range(every) if start[number] >= threshold]
+    where = "" if len(biased) == every else f", and {share(threshold)} or more in {len(biased)} of {every} runs"
+    finite = [value for value in start if np.isfinite(value)]
+    if not finite:
+        return "The outputs at initialisation are not finite."
+    sentences = [f"At initialisation the most guessed class takes {_interval(finite)} of all guesses{where}."]
+    if max(map(len, tables)) == 1:
+        return sentences[0]
+    sentences.append(_alive(runs, mode, 0, "had"))
+    left = [
+        step for number in biased if (step := left_step(tables[number], favoured[number] or 0, threshold)) is not None
+    ]
+    if biased:
+        which = f"{len(left)} of {len(biased)}" if left else f"None of {len(biased)}"
+        sentences.append(f"{which} runs left that class{f', {_after(left, spe)}' if left else ''}.")
+    free = [moment for number in biased if isinstance(moment := escapes[number], int)]
+    if free and sorted(free) != sorted(left):
+        which = f"{len(free)} of {len(biased)} runs"
+        sentences.append(f"{which} stay under {share(threshold)} in any class {_after(free, spe)}.")
+    trapped = [number for number in range(every) if end[number] >= threshold]
+    if trapped:
+        at_end = _interval([end[number] for number in trapped])
+        same = sum(favoured[number] == _most(tables[number], -1) for number in trapped)
+        sentences.append(
+            f"At the end one class, the one favoured at the start in {same} of {len(trapped)}, takes {at_end} of all "
+            f"guesses in {len(trapped)} of {every} runs."
+        )
+        sentences += [_alive([runs[number] for number in trapped], mode, -1, "have"), _pull(runs[trapped[0]])]
+    if broken := sum(not np.isfinite(value) for value in end):
+        sentences.append(f"In {broken} of {every} runs the outputs at the end are not finite.")
+    accuracy = _interval([run.table("accuracy", mode).iloc[-1].mean(skipna=False) for run in runs])
+    if accuracy:
+        sentences.append(f"Mean accuracy at the end: {accuracy}.")
+    return " ".join(filter(None, sentences))
+
+
+def _takers(guesses: pd.DataFrame, since: int, threshold: float) -> list[int]:
+    """The classes that are at the threshold at some probe from a step on, in the order of their first time."""
+    dominance = guesses.max(axis=1, skipna=False)
+    taken = guesses[(dominance >= threshold) & (guesses.index >= since)]
+    return list(dict.fromkeys(int(k) for k in taken.idxmax(axis=1))) if len(taken) else []
+
+
+def _after(steps: Sequence[int], steps_per_epoch: int) -> str:
+    """When runs escaped: the median and the range."""
+    steps = sorted(steps)
+    text = f"after {when(steps[0], steps_per_epoch)}"
+    if steps[0] == steps[-1]:
+        return text
+    middle = median(steps)
+    assert isinstance(middle, int | float)
+    return f"after a median of {when(middle, steps_per_epoch)} ({steps[0]:,} to {steps[-1]:,} steps)"
+
+
+def _most(table: pd.DataFrame, row: int) -> int | None:
+    """The class most guessed at a probe; None if the outputs are not finite."""
+    guesses = table.iloc[row]
+    return None if guesses.isna().any() else int(guesses.idxmax())
+
+
+def _interval(values: Sequence[float]) -> str:
+    """A mean over runs with its 95 % interval."""
+    column: Array = np.array(values, dtype=float)[:, None]
+    mean, half = (float(item.item()) for item in mean_and_half_width(column, np.ones(column.shape, dtype=bool)))
+    if not np.isfinite(mean):
+        return ""
+    return f"{100 * mean:.3g} % ± {100 * half:.{0 if half >= 0.1 else 1}f} %" if half >= 0.0005 else share(mean)
+
+
+def _alive(runs: Sequence[Run], mode: str, row: int, verb: str) -> str:
+    """How many of the images that are not of the most guessed class have a gradient, as a mean of some runs."""
+    parts = []
+    for run in runs:
+        count = run.table("count", mode).iloc[row].to_numpy()
+        active = run.table("active_fraction", mode).iloc[row].to_numpy()
+        others = np.arange(len(count)) != _most(run.table("guess_fraction", mode), row)
+        with np.errstate(invalid="ignore"):
+            parts.append((active * count)[others].sum() / count[others].sum())
+    alive = float(np.mean(parts))
+    return f"Of the images of other classes, {share(alive)} {verb} a gradient." if np.isfinite(alive) else ""
+
+
+def _pull(run: Run) -> str:
+    """Where the loss of a run's last probe does not pull the true class up."""
+    last_step = min(run.metrics["step"].iloc[-1], run.info["total_steps"] - 1)  # the one that a probe looks ahead to
+    curves = curves_of(run, last_step / run.steps_per_epoch)
+    does = {WRONG: "pushes the true class further down", DEAD: "has no gradient"}
+    sentences = []
+    for kind, start, end in curves[-1].regions if curves else []:
+        where = "at most" if start == curves[-1].p[0] else f"from {start:.2g} to"
+        sentences.append(f"Where p_y is {where} {end:.2g} the loss {does[kind]}.")
+    return " ".join(sentences)

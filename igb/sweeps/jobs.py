@@ -1,0 +1,97 @@
+"""From the overrides of a job of a sweep to the `igb` command that carries it out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+from igb._checks import InputError, one_line_exit
+from igb._files import make_folder
+from igb._imports import quick_imports
+from igb._paths import config_folder, import_from, quoted
+
+OWN = ("hydra.mode=", "hydra/launcher=", "hydra.launcher.", "hydra.sweep.", "hydra/sweeper=", "hydra.sweeper.")
+
+
+class Job(NamedTuple):
+    """A job of a sweep: its config, its folder, and the arguments of the `igb` command that carries it out."""
+
+    config: DictConfig
+    folder: Path
+    arguments: list[str]
+
+    def ended(self, error: Exception | None) -> JobReturn:
+        """What Hydra is told of it."""
+        status = JobStatus.FAILED if error else JobStatus.COMPLETED
+        overrides = list(self.config.hydra.overrides.task)
+        return JobReturn(overrides=overrides, hydra_cfg=self.config, status=status, _return_value=error)
+
+
+class ProcessLauncher(Launcher):
+    """What both launchers share: from the overrides of a job to a command. A launcher checks its own jobs."""
+
+    runs_here = True  # the devices of this machine are those of the jobs
+
+    def check(self, configs: Sequence[DictConfig]) -> None:
+        """Raise InputError if jobs of these configs cannot be launched."""
+        refuse_several_devices(configs)
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what Hydra gives."""
+        self.hydra_context, self.config = hydra_context, config
+
+    def jobs(self, job_overrides: Sequence[Sequence[str]]) -> list[Job]:
+        """The jobs of a sweep, their folders made."""
+        loader = self.hydra_context.config_loader
+        found = []
+        for overrides in job_overrides:
+            config = loader.load_sweep_config(self.config, list(overrides))
+            folder = Path(config.hydra.sweep.dir).resolve() / config.hydra.sweep.subdir
+            make_folder(folder, exclusively=False)
+            own = [item for item in config.hydra.overrides.hydra if not item.lstrip("+").startswith(OWN)]
+            to_file = "hydra.job_logging.root.handlers=[file]"  # where all that the process prints goes too
+            flags = ["--config-name", str(config.hydra.job.config_name)]
+            for source in config.hydra.runtime.config_sources:
+                if source.provider == "command-line":
+                    flags += ["--config-dir", str(source.path)]
+                elif source.provider == "main" and Path(source.path) != config_folder():
+                    flags += ["--config-path", str(source.path)]
+            where = f"hydra.run.dir={quoted(str(folder))}"
+            found.append(Job(config, folder, [*flags, to_file, *own, *config.hydra.overrides.task, where]))
+        return found
+
+
+def refuse_several_devices(configs: Sequence[DictConfig]) -> None:
+    """Raise InputError for a job on several devices, each of which would need a process of its own."""
+    if (devices := max(config.trainer.devices for config in configs)) > 1:
+        raise InputError(f"trainer.devices={devices} in a sweep needs hydra/launcher=slurm")
+
+
+def check_jobs(configs: Sequence[DictConfig], paths: Sequence[Path | None], here: bool = True) -> None:
+    """Exit with one line if a value of a job is not right, or its folder, where it may be old, holds another run.
+
+    `here` is whether the jobs are to be on this machine.
+    """
+    with one_line_exit():
+        with quick_imports():
+            from igb import experiment
+        from igb.folder import identity, state
+
+        for config, folder in zip(configs, paths, strict=True):
+            import_from(config.hydra.runtime)
+            experiment.build(config, here)
+            if folder is not None:
+                identity.refuse_other(folder, without_hydra(config))
+                state.finished(folder, config)
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """The config of a run as it is recorded, less Hydra's own."""
+    config = config.copy()
+    with open_dict(config):
+        config.pop("hydra", None)
+    return config

@@ -1,0 +1,85 @@
+"""The launcher `local`: every job of a sweep in a process of its own, on this machine."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+from hydra.core.utils import JobReturn
+
+from igb import _checks
+from igb._checks import one_line_exit
+from igb.folder.lock import in_use
+from igb.folder.schema import log_path
+from igb.sweeps.jobs import Job, ProcessLauncher
+
+LOOK_EVERY = 0.2  # seconds, at processes
+
+
+class LocalLauncher(ProcessLauncher):
+    """Runs the jobs of a sweep on this machine, so that one that is killed is that job's failure alone.
+
+    Args:
+        n_jobs: processes at a time; each computes with cores / n_jobs threads unless `compute.threads` is set.
+    """
+
+    def __init__(self, n_jobs: int) -> None:
+        with one_line_exit():
+            self.n_jobs = _checks.integer("hydra.launcher.n_jobs", n_jobs, at_least=1)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run all jobs; Ctrl-C and SIGTERM stop those that run and start no more."""
+        jobs = self.jobs(job_overrides)
+        waiting = list(enumerate(jobs))
+        running: dict[int, subprocess.Popen[bytes]] = {}
+        returns: dict[int, JobReturn] = {}
+        before = signal.signal(signal.SIGTERM, _exit)
+        try:
+            while waiting or running:
+                # A process that outlived the sweep that started it is waited for.
+                for entry in [entry for entry in waiting if not in_use(entry[1].folder)]:
+                    if len(running) < self.n_jobs:
+                        waiting.remove(entry)
+                        number, job = entry
+                        running[number] = self._start(job)
+                        print(f"igb: started {job.config.hydra.sweep.subdir}", flush=True)
+                for number in [number for number, process in running.items() if process.poll() is not None]:
+                    returns[number] = jobs[number].ended(_error(running.pop(number).returncode))
+                    print(f"igb: ended {jobs[number].config.hydra.sweep.subdir}", flush=True)
+                time.sleep(LOOK_EVERY)
+        finally:
+            for process in running.values():
+                process.terminate()
+            for process in running.values():
+                process.wait()
+            signal.signal(signal.SIGTERM, before)
+        return [returns[number] for number in range(len(jobs))]
+
+    def _start(self, job: Job) -> subprocess.Popen[bytes]:
+        threads = max(1, cores() // self.n_jobs)
+        with open(log_path(job.folder), "ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "igb", *job.arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for the sweep, which then tells its jobs once
+                env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            )
+
+
+def _error(status: int) -> Exception | None:
+    """What an exit status says, where the run itself could not say it."""
+    return RuntimeError(f"killed by {signal.Signals(-status).name}") if status < 0 else None
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,255 @@
+"""The launcher `slurm`: every job of a sweep as a task of a SLURM job array."""
+
+import contextlib
+import json
+import logging
+import os
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from omegaconf import DictConfig
+
+from igb import _checks, _slurm
+from igb._checks import InputError, one_line, one_line_exit
+from igb._files import make_folder
+from igb.folder import state
+from igb.folder.schema import checkpoint_path, log_path
+from igb.sweeps.jobs import Job, ProcessLauncher
+from igb.training.stopping import Stop, StoppedError
+
+OF_IGB = {"array", "comment", "error", "job-name", "open-mode", "output", "signal"}  # options of sbatch
+QUEUE_EVERY = 5.0  # seconds, at SLURM's queue
+REQUEUE_SECONDS = 20  # for SLURM to answer
+PATIENCE = 20.0  # seconds, for the last words of a job
+
+log = logging.getLogger(__name__)
+
+
+class SlurmLauncher(ProcessLauncher):
+    """Submits the jobs of a sweep as a SLURM job array and waits until each has ended.
+
+    What is alive is what SLURM's queue says, and how a run ended is what its run.json says. A job that is in the queue
+    already, from a sweep that was left, is waited for.
+
+    Args:
+        time: minutes that a job may take, after which it is queued again.
+        signal_seconds: before that limit, when a job is told to write its checkpoint.
+        cpus: of a task.
+        gpus: of a job.
+        memory: of a job, such as `16GB`.
+        parallel: jobs at a time.
+        setup: lines of shell before a job.
+        options: other options of sbatch.
+        python: the command that runs Python in a job; the Python that submits it unless given.
+    """
+
+    runs_here = False
+
+    def __init__(
+        self,
+        time: int,
+        signal_seconds: int,
+        cpus: int,
+        gpus: int,
+        memory: str,
+        parallel: int,
+        setup: Sequence[str],
+        options: Mapping[str, Any],
+        partition: str | None = None,
+        account: str | None = None,
+        qos: str | None = None,
+        python: str | None = None,
+    ) -> None:
+        self.python = python
+        with one_line_exit(), _checks.within("hydra.launcher"):
+            _checks.integer("time", time, at_least=1)
+            _checks.integer("signal_seconds", signal_seconds, at_least=0, at_most=60 * time - 1)
+            if isinstance(setup, str) or not isinstance(setup, Sequence):
+                raise InputError(f"setup={setup} must be a list of lines of shell")
+            if not isinstance(options, Mapping):
+                raise InputError(f"options={options} must be options of sbatch and their values")
+            if taken := sorted(OF_IGB & options.keys()):
+                raise InputError(f"options.{taken[0]}={options[taken[0]]} must not be given; igb needs that option")
+            self.seconds = 60 * time - signal_seconds - 60  # SLURM may send it a minute early
+            self.parameters: dict[str, Any] = {
+                "time": time,
+                "signal_delay_s": signal_seconds,
+                "cpus_per_task": _checks.integer("cpus", cpus, at_least=1),
+                "gpus_per_node": _checks.integer("gpus", gpus, at_least=0) or None,
+                "mem": memory,
+                "array_parallelism": _checks.integer("parallel", parallel, at_least=1),
+                "setup": list(setup),
+                "additional_parameters": {"requeue": True, **options},
+                "partition": partition,
+                "account": account,
+                "qos": qos,
+            }
+
+    def check(self, configs: Sequence[DictConfig]) -> None:
+        """Raise InputError if jobs of these configs cannot be submitted."""
+        gpus = self.parameters["gpus_per_node"]
+        for devices in {config.trainer.devices for config in configs}:
+            if gpus not in (None, devices):
+                raise InputError(f"hydra.launcher.gpus={gpus} must be trainer.devices={devices}, or 0")
+        if not shutil.which("sbatch") or not shutil.which("srun"):
+            raise InputError("hydra/launcher=slurm needs the commands of SLURM, such as sbatch and srun")
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Submit all jobs that are not in the queue, and wait for all."""
+        jobs = {job.config.hydra.sweep.subdir: job for job in self.jobs(job_overrides)}
+        records = Path(self.config.hydra.sweep.dir).resolve() / "slurm"
+        try:
+            known = self._in_queue(records)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise InputError(f"SLURM's queue does not answer: {_slurm.said(error)}") from error
+        left = [name for name in jobs if name not in known]
+        ids = {name: job.id for name, job in known.items() if name in jobs}
+        for devices in {jobs[name].config.trainer.devices for name in left}:  # the jobs of an array are alike
+            alike = {name: jobs[name] for name in left if jobs[name].config.trainer.devices == devices}
+            ids |= self._submit(alike, devices, make_folder(records / "array", exclusively=True))
+        print(f"igb: {len(left)} jobs submitted, {len(jobs) - len(left)} in the queue already", flush=True)
+        try:
+            errors = self._wait(records, jobs)
+        except KeyboardInterrupt:
+            numbers = sorted({identity.partition("_")[0] for identity in ids.values()})
+            print(f"\nigb: the jobs go on. To cancel them: scancel {' '.join(numbers)}", file=sys.stderr)
+            print("igb: to wait for them again, give the same command, or that of the first line", file=sys.stderr)
+            raise
+        return [job.ended(errors[name]) for name, job in jobs.items()]
+
+    def _submit(self, jobs: dict[str, Job], devices: int, folder: Path) -> dict[str, str]:
+        """Submit jobs as an array, of a task for each device, whose records are in `folder`; return the id of each."""
+        import submitit
+
+        (folder / "runs.json").write_text(json.dumps(list(jobs)))  # before there is a job, so that none is unknown
+        executor = submitit.SlurmExecutor(folder, python=self.python)
+        executor.update_parameters(
+            job_name=self.config.hydra.job.name,
+            comment=str(folder),
+            ntasks_per_node=devices,
+            srun_args=[
+                "--kill-on-bad-exit=1",  # the other processes of a run would wait for one that failed
+                f"--cpus-per-task={self.parameters['cpus_per_task']}",  # which srun does not take from sbatch
+            ],
+            stderr_to_stdout=True,
+            **{name: value for name, value in self.parameters.items() if value is not None},
+        )
+        arguments, places = zip(*((job.arguments, job.folder) for job in jobs.values()), strict=True)
+        try:
+            with _out_of_a_job():
+                submitted = executor.map_array(slurm_job, arguments, places, [self.seconds] * len(jobs))
+        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+            raise InputError(f"SLURM refused the jobs: {one_line(error)}") from error
+        return {name: job.job_id for name, job in zip(jobs, submitted, strict=True)}
+
+    def _in_queue(self, records: Path) -> dict[str, Any]:
+        """The jobs of this sweep that are in the queue, by the names of their runs."""
+        found = {}
+        for job in _slurm.queue():  # of all sweeps
+            folder = Path(job.comment)
+            if folder.parent == records and (folder / "runs.json").exists():
+                found[json.loads((folder / "runs.json").read_text())[job.index]] = job
+        return found
+
+    def _wait(self, records: Path, jobs: dict[str, Job]) -> dict[str, Exception | None]:
+        """Wait until no job is in the queue; what is wrong with each, where the run itself could not say it."""
+        seen: dict[str, str] = {}
+        gone: dict[str, float] = {}  # when a job was first missed
+        ended: dict[str, Exception | None] = {}
+        while len(ended) < len(jobs):
+            try:
+                alive = self._in_queue(records)
+            except (OSError, subprocess.SubprocessError) as error:
+                log.warning("squeue does not answer (%s); trying again", _slurm.said(error))
+                time.sleep(QUEUE_EVERY)
+                continue
+            for name in [name for name in jobs if name not in ended]:
+                standing = alive[name].standing if name in alive else "ended"
+                status = _status(jobs[name].folder)
+                if standing == "ended" and status not in (*state.FINAL, "failed"):
+                    # The last words may take a while to come through a network file system.
+                    if time.monotonic() - gone.setdefault(name, time.monotonic()) < PATIENCE:
+                        continue
+                    ended[name] = RuntimeError(
+                        "its job left the queue; it was cancelled or killed, or its node was lost"
+                    )
+                elif standing == "ended":
+                    ended[name] = None
+                else:
+                    gone.pop(name, None)
+                if standing != seen.get(name):
+                    print(f"igb: {standing}: {name}", flush=True)
+                    seen[name] = standing
+            if len(ended) < len(jobs):
+                time.sleep(QUEUE_EVERY)
+        return ended
+
+
+def _status(folder: Path) -> str | None:
+    """What the run in a folder says of itself, if that can be read."""
+    try:
+        return str((state.read(folder) or {}).get("status"))
+    except InputError:
+        return None
+
+
+@contextlib.contextmanager
+def _out_of_a_job() -> Iterator[None]:
+    """Hide the variables of the job that this process may be in, which would reach into the jobs it submits."""
+    import submitit
+
+    config = os.environ.get("SLURM_CONF")
+    with submitit.helpers.clean_env() if "SLURM_JOB_ID" in os.environ else contextlib.nullcontext():
+        if config is not None:
+            os.environ["SLURM_CONF"] = config
+        yield
+
+
+def slurm_job(arguments: Sequence[str], folder: Path, seconds: float) -> None:
+    """Run `igb` in a task of a SLURM job that has so many seconds; its log in the run's folder takes all it prints.
+
+    A job that SLURM told to stop (SIGUSR2: near its limit, or about to be preempted) is queued again, its checkpoint
+    written, unless its time did not get it as far as that. SIGTERM is what `scancel` and SLURM's own requeue send, and
+    is left to them.
+    """
+    started, before = time.monotonic(), _written(checkpoint_path(folder))
+    first = os.environ.get("SLURM_PROCID", "0") == "0"
+    if not first:  # the first alone writes
+        arguments = [*arguments, "hydra.output_subdir=null"]
+    with open(log_path(folder), "ab") as stream:
+        for descriptor in (1, 2):
+            os.dup2(stream.fileno(), descriptor)
+    sys.argv = ["igb", *arguments]
+    status: object = 0
+    with Stop():  # from the start: submitit's own handlers would act on what comes before the run's
+        try:
+            runpy.run_module("igb", run_name="__main__")
+        except StoppedError as stopped:
+            status = 128 + stopped.number
+        except SystemExit as end:
+            status = end.code
+            if isinstance(status, str):
+                print(status, file=sys.stderr)
+    if status == 128 + signal.SIGUSR2 and not first:
+        time.sleep(REQUEUE_SECONDS)  # a task that fails takes down the others, of which the first is at the next line
+    elif status == 128 + signal.SIGUSR2:
+        advanced = _written(checkpoint_path(folder)) != before
+        if advanced or time.monotonic() - started < seconds / 2:
+            _slurm.requeue()
+        else:
+            print("igb: hydra.launcher.time is too short for a first step; the job is not queued again")
+    if status:
+        sys.exit(1)
+
+
+def _written(file: Path) -> int | None:
+    """When a file was written, in nanoseconds; None if there is none."""
+    return file.stat().st_mtime_ns if file.exists() else None

@@ -1,0 +1,200 @@
+"""The sweeper of igb: Hydra's, which checks all jobs before the first starts, leaves out finished ones, and sums up.
+
+Hydra imports it at every start: nothing heavy may be imported at the top.
+"""
+
+import contextlib
+import hashlib
+import re
+import shlex
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from igb import _checks
+from igb._checks import InputError, one_line, one_line_exit
+from igb._files import make_folder
+from igb._paths import is_given, quoted
+from igb.folder import state
+from igb.folder.identity import MAY_DIFFER, MAY_GROW
+from igb.folder.lock import Lock
+from igb.folder.schema import log_path
+from igb.sweeps.jobs import check_jobs, refuse_several_devices
+
+LONGEST_NAME = 150  # bytes; file systems allow 255, and others add to it
+
+
+@dataclass
+class IgbSweeperConf(BasicSweeperConf):
+    """Hydra's options for a sweep, under this sweeper; `repeat_diverged` starts runs anew that ended as diverged."""
+
+    _target_: str = "hydra_plugins.igb_plugins.IgbSweeper"
+    repeat_diverged: bool = False
+
+
+class IgbSweeper(BasicSweeper):
+    """Runs each combination of the swept values that is not finished; ends non-zero if one failed, after the others."""
+
+    def __init__(self, max_batch_size: int | None, params: Any = None, repeat_diverged: bool = False) -> None:
+        with one_line_exit():
+            if max_batch_size is not None:
+                _checks.integer("hydra.sweeper.max_batch_size", max_batch_size, at_least=1)
+            self.repeat_diverged = _checks.boolean("hydra.sweeper.repeat_diverged", repeat_diverged)
+        super().__init__(max_batch_size=max_batch_size, params=params)
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Check all jobs, make the sweep's folder, launch what is not finished, and say how each run ended."""
+        assert self.config is not None
+        assert self.launcher is not None
+        assert self.hydra_context is not None
+        loader = self.hydra_context.config_loader
+        overrides = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
+        named = not is_given(self.config.hydra, "hydra.sweep.subdir")
+        given = [job for batch in self.split_arguments(overrides, None) for job in batch]
+        sweep, new = self._folder()
+        names = run_names(given, sweep) if named else [self._subdir(job, k) for k, job in enumerate(given)]
+        jobs = [[*job, f"hydra.sweep.subdir={quoted(name)}"] for job, name in zip(given, names, strict=True)]
+        configs = [loader.load_sweep_config(self.config, job) for job in jobs]
+        here = getattr(self.launcher, "runs_here", True)  # Hydra's own launchers do not say
+        check_jobs(configs, [None if new else sweep / name for name in names], here)
+        with one_line_exit():
+            runs = zip(names, configs, strict=True)
+            if to_do := [config for name, config in runs if new or not state.finished(sweep / name, config)]:
+                getattr(self.launcher, "check", refuse_several_devices)(to_do)
+            if twice := [name for name, times in Counter(names).items() if times > 1]:
+                raise InputError(f"{twice[0]} stands more than once in the sweep; a run needs overrides of its own")
+            sweep = make_folder(sweep, exclusively=new)
+            lock = Lock(sweep)
+            lock.acquire()
+            with read_write(self.config), open_dict(self.config):
+                self.config.hydra.sweep.dir = str(sweep)
+                self.config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(sweep))}")
+            OmegaConf.save(self.config, sweep / "multirun.yaml")
+            state.plan(sweep, names)
+        print(f"igb: to go on with this sweep after an interruption: {_command(sweep if new else None)}", flush=True)
+        left = []
+        for job, config, name in zip(jobs, configs, names, strict=True):
+            status = state.finished(sweep / name, config)
+            if status == "diverged" and self.repeat_diverged:
+                shutil.rmtree(sweep / name)
+                status = None
+            if status is None:
+                left.append(job)
+        if len(left) < len(jobs):
+            print(f"igb: {len(jobs) - len(left)} of {len(jobs)} runs are finished already", flush=True)
+        returns: list[JobReturn] = []
+        size = self.max_batch_size or len(left)
+        with one_line_exit():
+            for start in range(0, len(left), size or 1):
+                returns += self.launcher.launch(left[start : start + size], initial_job_idx=start)
+        lock.release()
+        return self._sum_up(sweep, dict(zip(names, configs, strict=True)), {_name(job): job for job in returns})
+
+    def _subdir(self, job: Sequence[str], number: int) -> str:
+        """The folder that the user's `hydra.sweep.subdir` gives a job."""
+        assert self.config is not None
+        assert self.hydra_context is not None
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, list(job))
+        with open_dict(config):
+            config.hydra.job.num = number
+        return str(config.hydra.sweep.subdir)
+
+    def _sum_up(self, sweep: Path, runs: dict[str, DictConfig], returns: dict[str, JobReturn]) -> dict[str, JobReturn]:
+        """Say how the runs ended, by their run.json; exit non-zero if one failed."""
+        failed = []
+        ended: Counter[str] = Counter()
+        for name, config in runs.items():
+            error = returns[name]._return_value if name in returns else None
+            try:
+                status = state.finished(sweep / name, config)
+                reason = (state.read(sweep / name) or {}).get("reason")
+            except InputError as damaged:
+                status, error = None, damaged
+            if status and not isinstance(error, Exception):
+                ended[status] += 1
+                continue
+            if isinstance(error, Exception):
+                reason = one_line(error)
+            reason = reason or "it ended without a word; it was killed, or its node was lost"
+            failed.append(f"igb: failed: {name}: {reason}; see {log_path(sweep / name)}")
+        counts = ", ".join(f"{ended[status]} {status}" for status in state.FINAL)
+        print("\n".join([*failed, f"igb: {counts}, {len(failed)} failed"]), file=sys.stderr, flush=True)
+        if failed:
+            sys.exit(1)
+        print(f"igb: the sweep is in {sweep}; igb-report {sweep} draws its figures")
+        return returns
+
+    def _folder(self) -> tuple[Path, bool]:
+        """The sweep's folder, and whether it has to be a new one: not if the user named it."""
+        assert self.config is not None
+        if is_given(self.config.hydra, "hydra.sweep.dir"):
+            return Path(self.config.hydra.sweep.dir), False
+        if self.config.name is None:
+            return Path(self.config.hydra.sweep.dir), True
+        name = str(self.config.name)
+        if name in ("", ".", "..") or "/" in name:
+            sys.exit(f"igb: name={name} must be the name of a folder in multirun/")
+        return Path("multirun") / name, False
+
+
+def run_name(overrides: Sequence[str]) -> str:
+    """The folder name of a run in a sweep: its overrides, sorted, without `name`, in safe characters.
+
+    At most 150 bytes. Where characters had to go, a hash of the overrides keeps names apart.
+    """
+    kept = sorted(override for override in overrides if not override.startswith(("name=", "hydra.", "hydra/")))
+    full = ",".join(kept) or "defaults"
+    safe = re.sub(r"[^A-Za-z0-9_.,=+~-]", "-", full)
+    if safe == full and len(full) <= LONGEST_NAME:
+        return full
+    ending = f"-{hashlib.sha256(full.encode()).hexdigest()[:10]}"
+    return safe[: LONGEST_NAME - len(ending)] + ending
+
+
+def run_names(jobs: Sequence[Sequence[str]], sweep: Path) -> list[str]:
+    """The folder name of each job of a sweep: its `run_name`, unless the run it goes on with has another in the sweep.
+
+    That is a run whose overrides differ in nothing but what may differ, such as a limit that grew.
+    """
+    existing: dict[frozenset[str], list[str]] = {}
+    for file in sweep.glob("*/.hydra/overrides.yaml"):
+        with contextlib.suppress(yaml.YAMLError, UnicodeDecodeError):  # of a file that was not written to its end
+            overrides = yaml.safe_load(file.read_text())
+            if isinstance(overrides, list) and all(isinstance(item, str) for item in overrides):
+                existing.setdefault(_essence(overrides), []).append(file.parent.parent.name)
+    essences = [_essence(job) for job in jobs]
+    names = []
+    for job, essence in zip(jobs, essences, strict=True):
+        name, others = run_name(job), existing.get(essence, [])
+        alone = len(others) == 1 and essences.count(essence) == 1  # else it is by limits that runs differ
+        names.append(others[0] if alone else name)
+    return names
+
+
+def _essence(overrides: Sequence[str]) -> frozenset[str]:
+    """The overrides that make a run what it is."""
+    free = tuple(f"{key}=" for key in (*MAY_DIFFER, *MAY_GROW))
+    return frozenset(item for item in overrides if not item.startswith(("name=", "hydra.", "hydra/", *free)))
+
+
+def _name(job: JobReturn) -> str:
+    config: DictConfig | None = job.hydra_cfg
+    assert config is not None
+    return str(config.hydra.sweep.subdir)
+
+
+def _command(sweep: Path | None) -> str:
+    """The command that goes on with the sweep, in a folder that it would not find by itself."""
+    plain = re.fullmatch(r"[A-Za-z0-9_./-]*", str(sweep))
+    folder = [f"hydra.sweep.dir={sweep if plain else quoted(str(sweep))}"] if sweep else []
+    return shlex.join(["igb", *sys.argv[1:], *folder])

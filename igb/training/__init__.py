@@ -1,0 +1,23 @@
+"""Training and what watches it: the LightningModule, the step, optimizers, the trainer, and the callbacks.
+
+The names load what they need when they are first used: `igb.training.stopping` alone imports no torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from igb.training.classifier import Classifier
+    from igb.training.lightning import trainer
+    from igb.training.optimizers import sgd
+    from igb.training.probe import Probe
+
+__all__ = ["Classifier", "Probe", "sgd", "trainer"]
+
+_MODULES = {"Classifier": "classifier", "Probe": "probe", "sgd": "optimizers", "trainer": "lightning"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"igb.training.{_MODULES[name]}"), name)
+    raise AttributeError(f"module 'igb.training' has no attribute {name!r}")

@@ -1,0 +1,88 @@
+"""The losses of the training steps: read from the device now and then, averaged over processes, and watched."""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from igb.data import Batch
+from igb.training.probe import Probe
+
+STEPS_BETWEEN_READS = 50  # a loss stays on the device until then, so that training need not wait for it
+
+
+class DivergedError(RuntimeError):
+    """The training loss is no longer finite; the run ends as a result like any other."""
+
+
+class Step(NamedTuple):
+    """A step that was done: its number, the loss and learning rate it had, and how fast training went about then."""
+
+    number: int
+    loss: float
+    rate: float
+    images_per_second: float
+
+
+class Steps(pl.Callback):
+    """Keeps the loss of every step on the device, and reads it before a probe or when there are enough to read.
+
+    It stands before the probe in the trainer's list.
+    """
+
+    def __init__(self, probe: Probe) -> None:
+        self.probe = probe
+        self.record: Callable[[Sequence[Step]], None] = lambda steps: None  # takes what was read
+        self.loss: float | None = None  # the last that was read
+        self._pending: list[tuple[int, Tensor, float, int]] = []  # number, loss, learning rate, images
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self.start_clock()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Keep the loss of a step, and read those kept if it is time."""
+        step, rate = trainer.global_step, trainer.optimizers[0].param_groups[0]["lr"]
+        self._pending.append((step, outputs["loss"].detach(), rate, batch.size))
+        if step in self.probe.steps or len(self._pending) >= STEPS_BETWEEN_READS:
+            self.read(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Read what is left, unless that takes another process, which may be the one that failed."""
+        if trainer.world_size == 1:
+            with contextlib.suppress(DivergedError):
+                self.read(trainer)
+
+    def start_clock(self) -> None:
+        """Count the time of training from now, all steps so far being read."""
+        self._clock = self._training_seconds()
+
+    def read(self, trainer: pl.Trainer) -> None:
+        """Hand on the steps that are left; raise DivergedError if the loss of one is not finite."""
+        if not self._pending:
+            return
+        pending, self._pending = self._pending, []
+        speed = sum(images for *_, images in pending) / (self._training_seconds() - self._clock)
+        losses = torch.stack([loss for _, loss, _, _ in pending])
+        if trainer.world_size > 1:  # each has the loss of its share, so weighted that their mean is the batch's
+            losses = trainer.strategy.reduce(losses.double(), reduce_op="mean")
+        steps = [
+            Step(number, loss, rate, speed) for (number, _, rate, _), loss in zip(pending, losses.tolist(), strict=True)
+        ]
+        infinite = next((k for k, step in enumerate(steps) if not math.isfinite(step.loss)), None)
+        self.record(steps if infinite is None else steps[: infinite + 1])
+        if infinite is not None:
+            raise DivergedError(f"loss {steps[infinite].loss} at step {steps[infinite].number}")
+        self.loss = steps[-1].loss
+        self.start_clock()
+
+    def _training_seconds(self) -> float:
+        """A clock that stands still while the probe measures."""
+        return time.perf_counter() - self.probe.seconds

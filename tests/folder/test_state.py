@@ -1,0 +1,124 @@
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from omegaconf import OmegaConf
+
+from igb import _slurm
+from igb._checks import InputError
+from igb.folder import identity, lock, state
+from tests.conftest import tiny_config, tiny_run
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    return tiny_run(tmp_path_factory.mktemp("done") / "run", "trainer.max_epochs=1", "trainer.max_steps=3")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed=3", "seed=3 differs from seed=0"),
+        ("optimizer.lr=0.1", "optimizer.lr=0.1 differs from optimizer.lr=0.001"),
+        ("loss=pz", "loss._target_=igb.losses.PiecewiseZeroLoss differs from loss._target_=igb.losses.CrossEntropy"),
+        ("+loss.extra=1", "loss.extra=1 differs from loss.extra=None"),
+        ("trainer.max_epochs=0", "trainer.max_epochs=0 differs from trainer.max_epochs=1"),
+        ("trainer.max_steps=2", "trainer.max_steps=2 differs from trainer.max_steps=3"),
+    ],
+)
+def test_a_run_of_another_config_is_refused_with_the_key_named(done, override, message):
+    config = tiny_config("trainer.max_epochs=1", "trainer.max_steps=3", override)
+    with pytest.raises(InputError) as error:
+        identity.refuse_other(done, config)
+    assert str(error.value).startswith(f"{message}, with which the run in {done} was started; ")
+
+
+@pytest.mark.parametrize(
+    ("override", "finished"),
+    [
+        ("data.cache_dir=elsewhere", "completed"),
+        ("trainer.max_epochs=2", "completed"),  # still three steps
+        ("trainer.max_steps=4", None),
+        ("trainer.max_steps=null", None),
+    ],
+)
+def test_some_keys_may_differ_and_limits_may_grow(done, override, finished):
+    config = tiny_config("trainer.max_epochs=1", "trainer.max_steps=3", override)
+    identity.refuse_other(done, config)
+    assert state.finished(done, config) == finished
+
+
+def test_only_what_is_final_is_finished(tmp_path):
+    assert state.finished(tmp_path, tiny_config()) is None
+    entries = {"steps_per_epoch": 45, "total_steps": 900}
+    for status, expected in {
+        "running": None, "interrupted": None, "failed": None, "diverged": "diverged", "completed": "completed",
+    }.items():  # fmt: skip
+        (tmp_path / "run.json").write_text(json.dumps({"status": status, **entries}))
+        assert state.finished(tmp_path, tiny_config()) == expected
+
+
+def test_a_damaged_run_json_is_named(tmp_path):
+    (tmp_path / "run.json").write_text('{"status": ')
+    with pytest.raises(InputError, match=r"run.json is damaged .*; remove .* to start anew"):
+        identity.refuse_other(tmp_path, tiny_config())
+
+
+def test_a_run_without_its_config_is_refused(tmp_path):
+    (tmp_path / "run.json").write_text('{"status": "running"}')
+    with pytest.raises(InputError, match=r"run\.json has no config; give another folder"):
+        identity.refuse_other(tmp_path, OmegaConf.create())
+
+
+def test_a_running_run_is_one_whose_job_of_slurm_is_alive(tmp_path, monkeypatch):
+    """Where its lock is not seen."""
+    monkeypatch.setattr(_slurm, "queue", lambda: [_slurm.Job("12_3|RUNNING|None|"), _slurm.Job("14|PENDING|Priority|")])
+    for job, expected in {"12_3": "running", "14": "running", "12_4": "interrupted", None: "interrupted"}.items():
+        assert state.status(tmp_path, {"status": "running", "slurm_job": job}, _slurm.queued) == expected
+    assert state.status(tmp_path, {"status": "failed", "slurm_job": "14"}, _slurm.queued) == "failed"
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", str(tmp_path))  # where no SLURM is
+    assert state.status(tmp_path, {"status": "running", "slurm_job": "12_3"}, _slurm.queued) == "interrupted"
+
+
+def test_the_runs_of_a_sweep_are_those_of_all_its_commands(tmp_path):
+    assert state.planned(tmp_path) == []
+    state.plan(tmp_path, ["seed=0", "seed=1"])
+    state.plan(tmp_path, ["seed=2", "seed=1"])
+    assert state.planned(tmp_path) == ["seed=0", "seed=1", "seed=2"]
+    (tmp_path / "sweep.json").write_text("[")
+    with pytest.raises(InputError, match=r"sweep.json is damaged .*; remove it"):
+        state.planned(tmp_path)
+
+
+def test_a_lock_ends_with_the_process_that_holds_it(tmp_path):
+    code = "import sys, pathlib; from igb.folder.lock import Lock; lock = Lock(pathlib.Path(sys.argv[1]))"
+    code += "; lock.acquire(); input()"
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE) as process:
+        while not lock.in_use(tmp_path):
+            assert process.poll() is None
+            time.sleep(0.2)
+        with pytest.raises(InputError, match="another process is writing to"):
+            lock.Lock(tmp_path).acquire()
+        process.kill()
+    assert not lock.in_use(tmp_path)
+    taken = lock.Lock(tmp_path)
+    taken.acquire()
+    taken.release()
+
+
+@pytest.mark.parametrize("error", [NotImplementedError("no locks here"), OSError(37, "No locks available")])
+def test_where_nothing_can_be_locked_a_run_is_warned_not_stopped(tmp_path, monkeypatch, caplog, error):
+    def acquire(*args, **kwargs):
+        raise error
+
+    (tmp_path / ".lock").touch()
+    monkeypatch.setattr(lock.filelock.FileLock, "acquire", acquire)
+    taken = lock.Lock(tmp_path)
+    taken.acquire()
+    assert taken.held
+    assert f"{tmp_path} cannot be locked ({error}); see that no two processes write there" in caplog.text
+    taken.release()
+    assert not lock.in_use(tmp_path)

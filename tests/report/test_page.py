@@ -1,0 +1,263 @@
+import json
+import re
+
+import numpy as np
+import pytest
+
+from igb import report
+from igb.report.page import thinned, write_page
+from igb.report.runs import COLUMNS, find_runs
+from igb.report.settings import panels
+from igb.report.verdict import answer, share, when
+from tests.helpers.runs import made_run, sweep
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
+def page(folder):
+    return (folder / "index.html").read_text()
+
+
+def data(folder, name="data"):
+    return json.loads(re.search(rf'id="{name}">(.*?)</script>', page(folder), re.DOTALL)[1])
+
+
+def sentences(folder, threshold=0.6):
+    return [text for _, text in answer(panels(find_runs([folder])[0]), threshold)]
+
+
+def test_the_charts_have_the_numbers_of_the_runs(finished, tmp_path):
+    report.write([finished], tmp_path)
+    drawn = data(tmp_path)
+    runs = find_runs([finished])[0]
+    assert [one["title"] for one in drawn["panels"]] == [
+        f"{run.label} ({mode} statistics)" for run in runs for mode in run.modes
+    ]
+    one = drawn["panels"][2]  # bl, running
+    for quantity in ("probability", "guess_fraction", "gradient_share"):
+        table = runs[1].table(quantity, "running")
+        assert one["steps"] == table.index.tolist()
+        np.testing.assert_allclose(one["curves"][quantity]["mean"], table.to_numpy().T, rtol=6e-3, atol=1e-9)
+    losses = data(tmp_path, "losses")
+    assert [curve["name"].partition("(")[0] for curve in losses["curves"]] == [
+        "CrossEntropy", "BlurryLoss", "PiecewiseZeroLoss",
+    ]  # fmt: skip
+    at = losses["p"].index(0.01)
+    assert losses["curves"][0]["loss"][at] == pytest.approx(-np.log(0.01), rel=6e-3)
+
+
+def test_seeds_are_a_mean_with_bounds_and_each_run_can_be_explored(tmp_path):
+    sweep(tmp_path)
+    report.write([tmp_path])
+    mean, *single = data(tmp_path / "report")["panels"]
+    assert (mean["title"], mean["count"], mean["of_setting"]) == ("loss=pz", "n = 2 to 3", True)
+    assert set(mean["curves"]["accuracy"]) == {"mean", "low", "high"}
+    assert [one["of_setting"] for one in single] == [False] * 3
+    assert single[1]["curves"]["probability"] == {"mean": [[0.0, 0.4, 0.3], [1.0, 0.7, 0.9]]}
+    assert "loss=pz favour different classes" in page(tmp_path / "report")
+
+
+def test_a_page_needs_nothing_from_outside(finished, tmp_path):
+    report.write([finished], tmp_path)
+    text = page(tmp_path)
+    assert not re.findall(r'(?:src|href)="(?!#|data:)', text)
+    assert "url(" not in text
+    assert "default-src 'none'" in text
+
+
+def test_texts_from_a_disk_are_no_markup(tmp_path):
+    evil = "</script><script>alert('1')</script><img src=x onerror=alert(2)>"
+    for index in range(2):
+        made_run(
+            tmp_path / str(index), [(0, 0.9, 0.1, 0.8), (4, 0.9, 0.1, 0.8)], class_names=[evil, "{{ 7 * 7 }}"],
+            overrides=[f"loss.name='<b>{index}</b>'"], config={"loss": evil}, reason=evil, status="failed",
+            started=str(index), versions={evil: evil},
+        )  # fmt: skip
+        lines = ["from_epoch,name,p_y,loss,gradient", f'0,"{evil}",0.1,1,1', f'0,"{evil}",1,0,0']
+        (tmp_path / str(index) / "loss_curve.csv").write_text("\n".join(lines) + "\n")
+    report.write([tmp_path])
+    text = page(tmp_path / "report")
+    scripts = re.findall(r"<script[^>]*>", text)
+    assert scripts == [
+        '<script type="application/json" id="data">', '<script type="application/json" id="losses">', *["<script>"] * 2,
+    ]  # fmt: skip
+    assert not re.search("<img|<b>", text)
+    assert "{{ 7 * 7 }}" in text
+    assert data(tmp_path / "report")["names"][0] == evil
+
+
+def test_what_is_left_out_or_unfinished_is_on_the_page(tmp_path):
+    made_run(tmp_path / "a", [(0, 0.9, 0.1, 0.8)], status="failed", reason="out of memory")
+    made_run(tmp_path / "b", [])
+    report.write([tmp_path])
+    text = page(tmp_path / "report")
+    assert "failed (out of memory), measured up to step 0 of 8" in text
+    assert "b: no probe yet (completed)" in text
+
+
+def test_censored_moments_show_as_such(tmp_path):
+    rows = [(0, 0.9, 0.1, 0.8), (31260, 0.9, 0.1, 0.8)]
+    made_run(tmp_path / "a", rows)
+    report.write([tmp_path], threshold=0.6)
+    assert '<td class="number">&gt;31,260</td>' in page(tmp_path / "report")
+    assert ",>31260," in (tmp_path / "report" / "summary.csv").read_text()
+    assert "&gt;31,260" in page(tmp_path / "report")
+
+
+def test_every_column_of_the_tables_is_explained(tmp_path):
+    sweep(tmp_path)
+    report.write([tmp_path])
+    headings = re.findall(r"<th scope=\"col\"( title=\"[^\"]+\")?>([^<]+)</th>", page(tmp_path / "report"))
+    assert len(headings) > 15
+    assert all(title or name in ("0 cat", "1 dog") for title, name in headings)
+
+
+def test_thinning_keeps_the_first_ten_batches_the_last_and_even_steps_on_a_log_axis():
+    steps = [*range(1564), *(1563 * epoch for epoch in range(2, 21))]
+    kept = [steps[place] for place in thinned(steps, 400)]
+    assert kept[:11] == list(range(11))
+    assert kept[-1] == 31260
+    assert 360 <= len(kept) <= 400
+    ratios = np.diff(np.log(kept[11:]))
+    assert ratios.max() < np.log(2) * 1.01  # epochs one and two are next to each other
+    assert kept == sorted(set(kept))
+    assert thinned(range(100), 400) == list(range(100))
+    assert thinned([0], 400) == [0]
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_nine_runs_of_the_protocol_make_a_page_under_five_megabytes(tmp_path, seeds):
+    """Of nine settings, and of three with three seeds; of a trapped network, whose numbers take most room."""
+    steps = np.array([*range(1564), *(1563 * epoch for epoch in range(2, 21))]).repeat(10)
+    generator, names = np.random.default_rng(0), [f"class {k}" for k in range(10)]
+    for index in range(9):
+        folder = made_run(
+            tmp_path / str(index), [], overrides=[f"optimizer.lr={index // seeds}", f"seed={index % seeds}"],
+            class_names=names, steps_per_epoch=1563, total_steps=31260, started=str(index),
+        )  # fmt: skip
+        values = generator.random((len(steps), 7)) * 1e-30
+        lines = [
+            f"{step},{step / 1563},running,{k % 10},class {k % 10},1000," + ",".join(map(str, row))
+            for k, (step, row) in enumerate(zip(steps, values.tolist(), strict=True))
+        ]
+        (folder / "metrics.csv").write_text("\n".join([",".join(COLUMNS), *lines]) + "\n")
+    runs = find_runs([tmp_path])[0]
+    write_page(tmp_path / "index.html", panels(runs), [("Runs", report.summarize(runs))], [], [], 0.5)
+    assert 2e6 < (tmp_path / "index.html").stat().st_size < 5e6
+    assert min(len(one["steps"]) for one in data(tmp_path)["panels"]) > 250
+
+
+START = (0, 0.9, 0.1, 0.8)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([START], "At initialisation its most guessed class, cat, takes 80 % of all guesses."),
+        (
+            [START, (3, 0.5, 0.5, 0.5), (8, 0.6, 0.7, 0.45)],
+            "It left its initial class, cat (80 % of all guesses at initialisation), after 3 batches. Of the images of "
+            "other classes, 100 % had a gradient. Mean accuracy after 2 epochs: 65 %.",
+        ),
+        (
+            [START, (1, 0.5, 0.5, 0.5), (2, 0.1, 0.9, 0.1), (3, 0.5, 0.5, 0.5), (8, 0.6, 0.7, 0.45)],
+            "It left its initial class, cat (80 % of all guesses at initialisation), after 1 batch. Until 3 batches "
+            "were done, dog took 60 % or more at times.",
+        ),
+        (
+            [START, (1, 0.5, 0.5, 0.5), (8, 0.9, 0.1, 0.7)],
+            "after 1 batch. It came back to it: cat takes 70 % of all guesses after 2 epochs.",
+        ),
+        ([START, (8, 0.8, 0.1, 0.7)], "One class, cat, still takes 70 % of all guesses after 2 epochs. Of the images"),
+        (
+            [START, (4, 0.1, 0.8, 0.3)],
+            "after 1 epoch. One class dominates: dog takes 70 % of all guesses after 1",
+        ),
+        ([(0, 0.5, 0.5, 0.5), (8, 0.6, 0.7, 0.5)], "It had no dominant class at initialisation (the most guessed, cat"),
+        (
+            [(0, 0.5, 0.5, 0.5), (2, 1, 0, 1), (8, 0.6, 0.7, 0.5)],
+            "Later cat had 60 % or more for a while, until 2",
+        ),
+        ([(0, 0.5, 0.5, 0.5), (2, NAN, NAN, NAN), (8, 0.6, 0.7, 0.5)], "took 50 %). Of the images"),
+        ([(0, 0.5, 0.5, 0.5), (8, 1, 0, 1)], "took 50 %). One class dominates: cat takes 100 % of all guesses after 2"),
+        ([(0, NAN, NAN, NAN)], "Its outputs at initialisation are not finite."),
+        (
+            [START, (8, NAN, NAN, NAN)],
+            "did not leave its initial class, cat (80 % of all guesses at",
+        ),
+    ],
+)
+def test_the_answer_is_made_from_the_data(tmp_path, rows, expected):
+    made_run(tmp_path / "a", rows)
+    (text,) = sentences(tmp_path)
+    assert expected in text
+
+
+def test_the_answer_says_where_the_loss_does_not_pull(tmp_path):
+    folder = made_run(tmp_path / "a", [START, (8, 0.9, 0.1, 0.8)])
+    lines = ["from_epoch,name,p_y,loss,gradient", *(f"0,Mine(),{p},0,{g}" for p, g in ((0.01, 1), (0.24, 1), (1, -1)))]
+    (folder / "loss_curve.csv").write_text("\n".join(lines) + "\n")
+    (text,) = sentences(tmp_path)
+    assert "Where p_y is at most 0.24 the loss pushes the true class further down." in text
+
+
+def test_the_class_that_stays_need_not_be_the_one_that_leads(tmp_path):
+    made_run(tmp_path / "a", [START, (8, 0.4, 0.6, 0.45)])
+    (text,) = sentences(tmp_path, threshold=0.4)
+    assert "One class, cat, still takes 45 % of all guesses after 2 epochs. dog takes 55 %. Of" in text
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"), [(2, "from 0.5 to 0.7 the"), (4, "at most 0.24 the"), (8, "at most 0.24 the")]
+)
+def test_the_answer_is_about_the_loss_of_the_last_probe(tmp_path, last, expected):
+    folder = made_run(tmp_path / "a", [START, (last, 0.9, 0.1, 0.8)])
+    first, second = ((0.01, -1), (0.5, 0), (0.7, 0), (1, -1)), ((0.01, 0), (0.24, 0), (1, -1))
+    rows = [f"{epoch},Mine{epoch}(),{p},0,{g}" for epoch, curve in enumerate((first, second)) for p, g in curve]
+    (folder / "loss_curve.csv").write_text("\n".join(["from_epoch,name,p_y,loss,gradient", *rows]) + "\n")
+    (text,) = sentences(tmp_path)
+    assert f"Where p_y is {expected} loss has no gradient." in text
+
+
+def test_the_answer_over_seeds_counts_runs(tmp_path):
+    sweep(tmp_path)
+    (text,) = sentences(tmp_path, threshold=0.7)
+    assert text.startswith("At initialisation the most guessed class takes 96.7 % ± 14 % of all guesses.")
+    assert "2 of 3 runs left that class, after 1 epoch." in text
+    end = "At the end one class, the one favoured at the start in 1 of 1, takes 90 % of all guesses in 1 of 3 runs."
+    assert end in text
+    (text,) = sentences(tmp_path, threshold=0.1)
+    assert (
+        "None of 3 runs left that class. At the end one class, the one favoured at the start in 1 of 3, takes" in text
+    )
+    (text,) = sentences(tmp_path, threshold=0.95)
+    assert "of all guesses, and 95 % or more in 2 of 3 runs." in text
+    assert "2 of 2 runs left that class, after 1 epoch. Mean" in text
+
+
+def test_the_answer_over_seeds_tells_leaving_one_class_from_leaving_all(tmp_path):
+    for seed in range(2):
+        rows = [START, (1 + seed, 0.5, 0.5, 0.3), (3, 0.5, 0.5, 0.5), (8, 0.6, 0.7, 0.5)]
+        made_run(tmp_path / str(seed), rows, overrides=[f"seed={seed}"], started=str(seed))
+    (text,) = sentences(tmp_path)
+    assert "2 of 2 runs left that class, after a median of 1.5 batches (1 to 2 steps)." in text
+    assert "2 of 2 runs stay under 60 % in any class after 3 batches." in text
+
+
+def test_the_answer_over_seeds_counts_what_diverged(tmp_path):
+    for seed in range(2):
+        made_run(tmp_path / str(seed), [START, (8, NAN, NAN, NAN)], overrides=[f"seed={seed}"], started=str(seed))
+    (text,) = sentences(tmp_path)
+    assert "None of 2 runs left that class. In 2 of 2 runs the outputs at the end are not finite." in text
+    assert "takes  of" not in text
+    assert "one class" not in text
+
+
+def test_numbers_read_as_one_says_them():
+    assert [when(step, 100) for step in (1, 99, 100, 150, 200, 250, 3126000)] == [
+        "1 batch", "99 batches", "1 epoch", "150 batches", "2 epochs", "2.5 epochs", "31,260 epochs",
+    ]  # fmt: skip
+    assert [share(x) for x in (0, 0.001, 0.5, 0.996, 1)] == ["0 %", "under 1 %", "50 %", "over 99 %", "100 %"]

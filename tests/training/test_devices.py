@@ -1,0 +1,104 @@
+import json
+import os
+import shlex
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+
+from igb.report.runs import read_metrics
+from tests.conftest import TINY
+from tests.helpers.faults import content
+from tests.helpers.pages import ROOT, commands
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("devices")
+    cache = {"XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "tests.helpers.devices", str(folder)],
+        cwd=ROOT, env={**os.environ, **cache}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert "Warning" not in ended.stderr
+    return folder
+
+
+@pytest.mark.parametrize(("one", "several"), [("apart", "two"), ("linear-1", "linear-3")])
+def test_devices_train_and_measure_as_one_that_normalises_each_share_apart(runs, one, several):
+    """And as one in all else, where there is no batch norm."""
+    expected, found = (read_metrics(runs / name / "metrics.csv", 10) for name in (one, several))
+    pd.testing.assert_frame_equal(found[found["step"] == 0], expected[expected["step"] == 0], rtol=1e-12, atol=1e-15)
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-4, atol=1e-6)
+    expected, found = (pd.read_csv(runs / name / "train.csv").iloc[:, :-1] for name in (one, several))
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-5)
+    assert expected["step"].tolist() == list(range(1, 35))
+
+
+def test_the_first_device_alone_writes(runs):
+    assert {file.name for file in (runs / "two").iterdir() if "tfevents" not in file.name} == {
+        file.name for file in (runs / "apart").iterdir() if "tfevents" not in file.name
+    }
+    assert len(list((runs / "two").glob("*tfevents*"))) == 1
+    assert json.loads((runs / "two" / "run.json").read_text())["devices"] == 2
+
+
+def test_devices_stop_together_and_go_on_to_the_same_numbers(runs):
+    assert len(json.loads((runs / "stopped" / "run.json").read_text())["resumed"]) == 1
+    assert content(runs / "stopped") == content(runs / "undisturbed")
+
+
+@pytest.mark.parametrize("mode", ["running", "batch"])
+@pytest.mark.parametrize("chunk", [10, 30])
+def test_processes_measure_together_what_each_would_alone(runs, mode, chunk):
+    alone, *others = (torch.load(file) for file in sorted(runs.glob(f"{mode}-{chunk}-*.pt")))
+    assert len(others) == 5
+    for other in others:
+        torch.testing.assert_close(other, alone, rtol=1e-14, atol=1e-15)
+
+
+def test_the_command_starts_a_process_for_each_device(tmp_path):
+    (line,) = (line for line in commands(ROOT / "README.md") if "trainer.devices" in line)
+    command = [sys.executable, "-m", *shlex.split(line), *TINY[:-1]]
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    ended = subprocess.run(
+        [*command, "trainer.max_steps=1", "probe=log", f"hydra.run.dir={tmp_path}/a run"], cwd=ROOT,
+        env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert [line.partition(":")[0] for line in ended.stdout.splitlines()] == ["plan", "epoch 1 of 1", "completed"]
+    assert ended.stderr == ""
+    assert [file.name for file in (tmp_path / "a run").glob("*.log")] == ["igb.log"]
+    assert json.loads((tmp_path / "a run" / "run.json").read_text())["threads"] == max(1, (os.cpu_count() or 1) // 2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["trainer.devices=0"], "igb: trainer.devices=0 must be a whole number of at least 1\n"),
+        (["trainer.strategy=fsdp"], "igb: trainer.strategy=fsdp must be one of auto, ddp\n"),
+        (
+            ["trainer.devices=2", "data.batch_size=3"],
+            "igb: data.batch_size=3 must be at least 4 for a network with batch norm on each of 2 devices\n",
+        ),
+        (["--multirun", "trainer.devices=2"], "igb: trainer.devices=2 in a sweep needs hydra/launcher=slurm\n"),
+        (
+            ["--multirun", "trainer.devices=1,2", "hydra/launcher=local"],
+            "igb: trainer.devices=2 in a sweep needs hydra/launcher=slurm\n",
+        ),
+    ],
+)
+def test_what_devices_cannot_do_is_refused_in_one_line(command, overrides, message):
+    status, output = command(*overrides, *TINY)
+    assert status == 1
+    assert output == message
+
+
+def test_a_batch_too_small_to_share_is_refused_before_training(command):
+    status, output = command(*TINY, "trainer.devices=2", "data.batch_size=239", "hydra.run.dir=run")  # 3 are left over
+    assert status == 1
+    assert "igb: data.batch_size=239 leaves a batch of 3 images, too few for 2 on each of trainer.devices=2\n" in output
+    assert "Traceback" not in output

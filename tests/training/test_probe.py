@@ -1,0 +1,148 @@
+import re
+
+import pytest
+import torch
+
+from igb import experiment
+from igb._checks import InputError
+from igb.report.runs import read_metrics
+from igb.training.classifier import Classifier
+from igb.training.probe import Probe, probe_order, probe_steps
+from tests.conftest import tiny_config, tiny_run
+
+
+def test_every_batch_of_epoch_one_then_every_epoch():
+    assert probe_steps(5, 20, None) == [0, 1, 2, 3, 4, 5, 10, 15, 20]
+
+
+def test_the_last_step_is_probed_wherever_the_run_ends():
+    assert probe_steps(5, 12, None) == [0, 1, 2, 3, 4, 5, 10, 12]
+    assert probe_steps(5, 3, None) == [0, 1, 2, 3]
+    assert probe_steps(5, 0, None) == [0]
+    assert probe_steps(1000, 500, 20)[-1] == 500
+
+
+@pytest.mark.parametrize("steps_per_epoch", [1, 9, 10, 11, 12, 45, 400, 1563, 50_000])
+@pytest.mark.parametrize("points", [11, 12, 40, 300])
+def test_log_schedule_takes_its_number_of_batches(steps_per_epoch, points):
+    steps = probe_steps(steps_per_epoch, 3 * steps_per_epoch, points)
+    first_epoch = [step for step in steps if 0 < step <= steps_per_epoch]
+    assert len(first_epoch) == min(points, steps_per_epoch)
+    assert first_epoch[:10] == list(range(1, min(10, steps_per_epoch) + 1))
+    assert first_epoch[-1] == steps_per_epoch
+    assert [step for step in steps if step > steps_per_epoch] == [2 * steps_per_epoch, 3 * steps_per_epoch]
+    assert steps == sorted(set(steps))
+
+
+def test_log_schedule_is_evenly_spaced_on_a_log_axis():
+    steps = torch.tensor(probe_steps(1563, 1563, 40)[20:], dtype=torch.float64)
+    ratios = steps[1:] / steps[:-1]
+    assert ratios.max() / ratios.min() < 1.05
+
+
+def test_the_order_of_the_images_is_one_for_all_and_mixes_the_classes():
+    labels = torch.arange(10).repeat_interleave(100)
+    order = probe_order(labels, None)
+    assert sorted(order.tolist()) == list(range(1000))
+    torch.manual_seed(5)
+    assert torch.equal(order, probe_order(labels, None))
+    assert all(len(labels[part].unique()) == 10 for part in order.split(100))
+
+
+@pytest.mark.parametrize("count", [10, 37, 200, 1000])
+def test_a_subset_has_every_class_in_proportion(count):
+    labels = torch.arange(10).repeat_interleave(torch.tensor([10, 190, 100, 100, 100, 100, 100, 100, 100, 100]))
+    order = probe_order(labels, count)
+    assert len(order.unique()) == count
+    per_class = labels[order].bincount(minlength=10)
+    assert (per_class >= 1).all()
+    expected = labels.bincount() * count / len(labels)
+    assert (per_class - expected).abs().max() <= 1
+    full = probe_order(labels, None).tolist()
+    assert order.tolist() == [index for index in full if index in set(order.tolist())]  # in the one order
+
+
+@pytest.mark.parametrize("count", [9, 1001])
+def test_a_subset_that_cannot_be_is_refused(count):
+    with pytest.raises(InputError, match=f"images={count} must lie from 10, one a class, to 1000"):
+        probe_order(torch.arange(10).repeat(100), count)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"points": 10}, "points=10 must be a whole number of at least 11"),
+        ({"images": 0}, "images=0 must be"),
+        ({"batch_norm": "eval"}, "batch_norm=eval must be one of running, batch, both"),
+        ({"chunk": 0}, "chunk=0 must be a whole number of at least 1"),
+        ({"chunk": 1, "batch_norm": "both"}, "chunk=1 must be a whole number of at least 2"),
+    ],
+)
+def test_values_out_of_range_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        Probe(**options)
+
+
+def test_training_is_as_if_it_had_not_been_probed(tmp_path):
+    """Weights, running statistics and optimizer state after a run with many probes and one with few are the same."""
+    common = ["+model.dropout=0.5", "optimizer.momentum=0.9", "trainer.max_epochs=2"]  # dropout draws random numbers
+    checkpoints = []
+    for name, probe in (
+        ("many", ["probe.batch_norm=both", "probe.chunk=50"]),
+        ("few", ["probe=log", "probe.points=11"]),
+    ):
+        folder = tiny_run(tmp_path / name, *common, *probe)
+        checkpoints.append(torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True))
+    many, few = checkpoints
+    assert many["state_dict"].keys() == few["state_dict"].keys()
+    assert all(torch.equal(many["state_dict"][name], few["state_dict"][name]) for name in many["state_dict"])
+    buffers = [part["optimizer_states"][0]["state"] for part in checkpoints]
+    assert all(torch.equal(buffers[0][k]["momentum_buffer"], buffers[1][k]["momentum_buffer"]) for k in buffers[0])
+
+
+def test_training_is_as_if_there_were_no_probe(tmp_path):
+    with_probe = torch.load(
+        tiny_run(tmp_path / "with", "trainer.max_epochs=2") / "checkpoints" / "last.ckpt", weights_only=True
+    )
+    parts = experiment.build(tiny_config())
+    parts.data.setup()
+    torch.manual_seed(0)
+    classifier = Classifier(parts.make_network(), parts.losses, parts.make_optimizer, parts.compute)
+    optimizer = classifier.configure_optimizers()
+    for epoch in range(2):
+        loader = parts.data.train_dataloader()
+        loader.sampler.set_epoch(epoch)
+        for images, labels, _ in loader:
+            optimizer.zero_grad()
+            parts.losses.at(epoch)(classifier(parts.data.scale(images)), labels).backward()
+            optimizer.step()
+    weights = classifier.network.state_dict()
+    assert all(torch.equal(with_probe["state_dict"][f"network.{name}"], weights[name]) for name in weights)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("TooMany", "model gives 12 logits, but the data have 10 classes; it must heed num_classes"),
+        ("Two", "model gives a tuple; it must give logits [N, C]"),
+    ],
+)
+def test_a_model_that_does_not_give_a_logit_for_each_class_is_refused(tmp_path, model, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        tiny_run(tmp_path / "run", f"model._target_=tests.helpers.networks.{model}", "probe=log")
+
+
+def test_the_loss_is_that_of_the_next_step_and_at_the_end_of_the_last(tmp_path):
+    """Uniform outputs are dead for piecewise-zero and alive for the cross-entropy of the warm-up."""
+    folder = tiny_run(
+        tmp_path / "run", "loss=pz", "loss.cutoff=1.0", "loss.warmup_epochs=1", "trainer.max_epochs=2", "optimizer.lr=0"
+    )
+    active = read_metrics(folder / "metrics.csv", 10).groupby("step")["active_fraction"].max()
+    assert (active.loc[:44] == 1).all()
+    assert active.loc[45] == 0  # the next step is the first of epoch two
+    assert active.loc[90] == 0
+    only_warmup = tiny_run(
+        tmp_path / "warm", "loss=pz", "loss.cutoff=1.0", "loss.warmup_epochs=1", "trainer.max_epochs=1"
+    )
+    active = read_metrics(only_warmup / "metrics.csv", 10).groupby("step")["active_fraction"].max()
+    assert active.loc[45] == 1
