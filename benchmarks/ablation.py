@@ -7,6 +7,7 @@ there is no bfloat16, the rungs in it are left out.
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 from unittest import mock
 
 import torch
@@ -17,6 +18,7 @@ from benchmarks.bench import Times, in_parts
 from igb import initialization, models
 from igb.compute import CALIBRATION, Compute, folding, mode
 from igb.compute.cpu import products
+from igb.training.step import Step
 
 Rung = tuple[str, contextlib.AbstractContextManager[None], Callable[[], None]]
 
@@ -36,21 +38,19 @@ def only(*forms: str) -> Iterator[None]:
         yield
 
 
-def step(network: nn.Module, compute: Compute | None, images: Tensor, labels: Tensor) -> Callable[[], None]:
+def step(network: nn.Module, compute: Compute | None, images: Tensor, labels: Tensor) -> Callable[[], Any]:
     """A training step of a copy of the network."""
     network = copy.deepcopy(network).train()
     if compute:
         network.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
 
-    def work() -> None:
-        optimizer.zero_grad()
+    def logits(images: Tensor) -> Tensor:
         with compute.applied(images.device) if compute else contextlib.nullcontext():
-            logits = network(images)
-        F.cross_entropy(logits, labels).backward()
-        optimizer.step()
+            return network(images)
 
-    return work
+    take = Step(logits, optimizer)
+    return lambda: take(images, labels, F.cross_entropy)
 
 
 def ladder(title: str, rungs: Sequence[Rung]) -> None:
@@ -91,7 +91,7 @@ def main() -> None:
     images = torch.randn(IMAGES, 1, 32, 32, generator=generator)
     batch, labels = images[:32], torch.randint(0, 10, (32,), generator=generator)
     exact, fast = Compute(), Compute("bfloat16")
-    exact.start(images.device)
+    exact.set_up(images.device)
     torch_norm = Reusable(lambda: mock.patch.object(mode, "_batch_norm", F.batch_norm))
     plain = Reusable(contextlib.nullcontext)
     has_fast = mode.has_bfloat16(images.device)

@@ -19,7 +19,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from torch import Tensor, nn
@@ -28,17 +27,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import baseline
 from igb import experiment
 from igb._checks import InputError, one_line
-from igb._paths import config_folder
-from igb.compute import CALIBRATION
+from igb.compute import ALL_THREADS, CALIBRATION
 from igb.compute.mode import PRECISIONS, has_bfloat16
 from igb.data import EpochSampler
+from igb.folder.provenance import provenance
 from igb.losses import CrossEntropy
 from igb.statistics import measure
 from igb.training.classifier import Classifier
-from igb.training.eta import Pace
-from igb.training.probe import Probe
-from igb.training.records import Records, environment
-from igb.training.step_losses import Steps
+from igb.training.probe import ProbeCallback
+from igb.training.step import Step
 
 MODES = ("exact", "fast")
 TOLERANCE = {"exact": 1e-4, "fast": 5e-3}  # of mean class probabilities, against the baseline's
@@ -83,13 +80,14 @@ class Block(pl.Callback):
         self.probe_seconds = self.started = 0.0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Find the probe, whose time does not count."""
-        (self.probe,) = (callback for callback in trainer.callbacks if isinstance(callback, Probe))  # type: ignore[attr-defined]
+        """Find the stopwatch, by which the time of probes does not count."""
+        (probe,) = (callback for callback in trainer.callbacks if isinstance(callback, ProbeCallback))  # type: ignore[attr-defined]
+        self.stopwatch = probe.stopwatch
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, index: int) -> None:
         """At the end of a block: note its time, less that of probes in it, and time the bare loop."""
         now = time.perf_counter()
-        probe = self.probe.seconds
+        probe = self.stopwatch.probes
         if index and index % self.size == 0:
             self.times.add(f"{self.name} igb", (now - self.started - (probe - self.probe_seconds)) / self.size)
             started, steps = time.perf_counter(), max(1, self.size // 2)
@@ -145,7 +143,7 @@ def main(arguments: Sequence[str] | None) -> None:
         "seconds": bench.times.seconds,
         "precision": {mode: bench.precision(mode) for mode in bench.modes},
         "workload": bench.workload(),
-        "environment": environment(),
+        "environment": provenance(),
         "threads": torch.get_num_threads(),
     }
     options.output.write_text(json.dumps(values, indent=1) + "\n")
@@ -181,8 +179,7 @@ class Bench:
 
     def config(self, *overrides: str) -> DictConfig:
         """The config of the run that is measured."""
-        with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            return compose("config", [*self.overrides, *overrides])
+        return experiment.compose(*self.overrides, *overrides)
 
     def precision(self, mode: str) -> str:
         """What a mode computes in on this machine."""
@@ -190,9 +187,10 @@ class Bench:
 
     def classifier(self, mode: str) -> Classifier:
         """The side of igb, from the common initial weights."""
-        parts = self.parts[mode]
-        parts.compute.start(torch.device("cpu"))
-        return Classifier(copy.deepcopy(self.network), parts.losses, parts.make_optimizer, parts.compute)
+        parts, device = self.parts[mode], torch.device("cpu")
+        compute = parts.compute.on(device, parts.compute.threads or ALL_THREADS)
+        compute.set_up(device)
+        return Classifier(copy.deepcopy(self.network), parts.losses, parts.make_optimizer, compute)
 
     def baseline(self) -> baseline.Baseline:
         """The other side, from the common initial weights."""
@@ -260,27 +258,22 @@ class Bench:
         """Test images on which eager float32 is measured, and the agreement of all sides."""
         return min(2000, len(self.data.test_labels))
 
-    def eager_step(self) -> Callable[[], None]:
+    def eager_step(self) -> Callable[[], Any]:
         """A step of the plain network in float32."""
         network = copy.deepcopy(self.network).train()
         return self.step(network, torch.optim.SGD(network.parameters(), lr=self.lr), F.cross_entropy)
 
-    def bare_step(self, mode: str) -> Callable[[], None]:
+    def bare_step(self, mode: str) -> Callable[[], Any]:
         """The forward, backward and optimizer calls of igb, without Lightning and records."""
         classifier = self.classifier(mode).train()
         return self.step(classifier, classifier.configure_optimizers(), CrossEntropy())
 
-    def step(self, network: nn.Module, optimizer: torch.optim.Optimizer, loss: Any) -> Callable[[], None]:
+    def step(self, network: nn.Module, optimizer: torch.optim.Optimizer, loss: Any) -> Callable[[], Any]:
         """A training step on one batch."""
         images = self.data.scale(self.data.train_images[: self.data.batch_size])
         labels = self.data.train_labels[: self.data.batch_size]
-
-        def work() -> None:
-            optimizer.zero_grad()
-            loss(network(images), labels).backward()
-            optimizer.step()
-
-        return work
+        step = Step(network, optimizer)
+        return lambda: step(images, labels, loss)
 
     def measure_whole(self, repeats: int, folder: Path) -> None:
         """Batches with the full probe after each, as a user would run them, in turn."""
@@ -303,12 +296,8 @@ class Bench:
         """A run of igb with one more callback."""
         config = self.config(f"compute={mode}", *overrides)
         parts = experiment.build(config)
-        steps = Steps(parts.probe)
-        with Records(folder, parts.probe, steps, config) as records:
-            records.start()
-            classifier = Classifier(copy.deepcopy(self.network), parts.losses, parts.make_optimizer, parts.compute)
-            trainer = parts.make_trainer(callbacks=[records, steps, parts.probe, Pace(parts.probe), callback])
-            trainer.fit(classifier, datamodule=data or self.data)
+        parts = parts._replace(data=data or self.data, make_network=lambda: copy.deepcopy(self.network))
+        experiment.carry_out(parts, config, folder, [callback])
 
     def measure_overhead(self, steps: int, folder: Path) -> None:
         """Blocks of steps through igb and blocks of bare steps, in turn."""

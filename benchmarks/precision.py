@@ -7,16 +7,15 @@ import itertools
 import sys
 
 import torch
-from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
 from igb import experiment, initialization, models
-from igb._paths import config_folder
-from igb.compute import CALIBRATION, fold
+from igb.compute import ALL_THREADS, CALIBRATION, fold
 from igb.data import ImageData
 from igb.statistics import measure
 from igb.training.classifier import Classifier
 from igb.training.probe import probe_order
+from igb.training.step import Step
 
 SEEDS = range(8)
 INITIALISERS = ("replaced_conv1", "he")
@@ -58,12 +57,11 @@ def differences(network: nn.Module, data: ImageData, order: Tensor) -> str:
 
 def main(overrides: list[str]) -> None:
     """Print the table."""
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        data = [] if any(item.startswith("data=") for item in overrides) else ["data=digits"]
-        config = compose("config", [*data, *overrides, "compute=fast"])
-    parts = experiment.build(config)
-    parts.compute.start(torch.device("cpu"))
-    if parts.compute.precision != "bfloat16":
+    data = [] if any(item.startswith("data=") for item in overrides) else ["data=digits"]
+    parts, device = experiment.build(experiment.compose(*data, *overrides, "compute=fast")), torch.device("cpu")
+    compute = parts.compute.on(device, parts.compute.threads or ALL_THREADS)
+    compute.set_up(device)
+    if compute.precision != "bfloat16":
         sys.exit("precision: there is nothing to compare where fast is exact")
     parts.data.setup()
     classes = len(parts.data.class_names)
@@ -72,15 +70,13 @@ def main(overrides: list[str]) -> None:
     for name in INITIALISERS:
         for seed in SEEDS:
             network = initialization.build(lambda: models.resnet50(classes), getattr(initialization, name), seed)
-            classifier = Classifier(network, parts.losses, parts.make_optimizer, parts.compute)
-            optimizer = classifier.configure_optimizers()
+            classifier = Classifier(network, parts.losses, parts.make_optimizer, compute)
+            step = Step(classifier, classifier.configure_optimizers())
             print(f"| {name} | {seed} | 0 | {differences(network, parts.data, order)} |", flush=True)
             batches = itertools.cycle(parts.data.train_dataloader())
             classifier.train()
             for images, labels, _ in itertools.islice(batches, STEPS):
-                optimizer.zero_grad()
-                parts.losses.at(0)(classifier(parts.data.scale(images)), labels).backward()
-                optimizer.step()
+                step(parts.data.scale(images), labels, parts.losses.at(0))
             print(f"| {name} | {seed} | {STEPS} | {differences(network, parts.data, order)} |", flush=True)
 
 

@@ -7,16 +7,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from igb import losses
+    from igb import experiment, losses
+
+    __version__: str
     from igb.report import load_runs
     from igb.statistics import ClassStatistics, measure
-    from igb.training.checkpoints import load_network
+    from igb.training.load import load_network
 
-__all__ = ["ClassStatistics", "load_network", "load_runs", "losses", "measure"]
+__all__ = ["ClassStatistics", "__version__", "experiment", "load_network", "load_runs", "losses", "measure"]
 
 _MODULES = {
     "ClassStatistics": "igb.statistics",
-    "load_network": "igb.training.checkpoints",
+    "load_network": "igb.training.load",
     "load_runs": "igb.report",
     "measure": "igb.statistics",
 }
@@ -25,8 +27,10 @@ _FORMER = {"networks": "igb.models", "probe": "igb.training.probe", "sources": "
 
 
 def __getattr__(name: str) -> Any:
-    if name == "losses":
-        return importlib.import_module("igb.losses")
+    if name in ("experiment", "losses"):
+        return importlib.import_module(f"igb.{name}")
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("igb")
     if name in _MODULES:
         return getattr(importlib.import_module(_MODULES[name]), name)
     if name in _FORMER:

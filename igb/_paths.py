@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 
@@ -16,11 +17,21 @@ def config_folder() -> Path:
 def import_from(runtime: Any) -> None:
     """Put the folder given with `--config-dir` on sys.path, so that a `_target_` can name a file beside the config.
 
-    `runtime` is that of Hydra's own config of a run.
+    It comes last, so that a file of the user's shadows no module of Python's or of a package. `runtime` is that of
+    Hydra's own config of a run.
     """
     for source in runtime.config_sources:
         if source.provider == "command-line" and source.path not in sys.path:
-            sys.path.insert(0, source.path)
+            sys.path.append(source.path)
+
+
+def user_config_folders() -> list[Path]:
+    """The config folders that the command line of this process gives beside igb's own."""
+    if not HydraConfig.initialized():
+        return []
+    sources = HydraConfig.get().runtime.config_sources
+    paths = [Path(source.path) for source in sources if source.provider in ("command-line", "main")]
+    return [path for path in paths if path != config_folder()]
 
 
 def is_given(hydra: Any, key: str) -> bool:

@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import hydra
+import numpy as np
 import pytorch_lightning as pl
-import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -21,19 +22,25 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from igb import _checks, _slurm, initialization
 from igb._checks import InputError, one_line
+from igb._paths import config_folder, quoted, user_config_folders
+from igb._settings import flushed_denormals, restored_settings
 from igb.compute import ALL_THREADS, Compute
 from igb.data import ImageData
 from igb.folder import identity, state
+from igb.folder.provenance import provenance
+from igb.folder.state import RunState
 from igb.losses import LossSchedule
+from igb.schedule import Schedule
 from igb.training import checkpoints
 from igb.training.checkpoints import Checkpoints
 from igb.training.classifier import Classifier
-from igb.training.eta import Pace, ProgressBar
+from igb.training.eta import Eta, ProgressBar
 from igb.training.optimizers import MakeOptimizer
-from igb.training.probe import Probe
-from igb.training.records import Records
-from igb.training.step_losses import DivergedError, Steps
+from igb.training.probe import Probe, ProbeCallback
+from igb.training.records import NOTHING, Records
+from igb.training.step_losses import DivergedError, StepLosses
 from igb.training.stopping import Stop, StoppedError
+from igb.training.stopwatch import Stopwatch
 
 log = logging.getLogger(__name__)
 
@@ -49,70 +56,141 @@ class Parts(NamedTuple):
     compute: Compute
     make_trainer: Callable[..., pl.Trainer]
     rank: int  # of this process among those of the run, one a device
-    least: int  # images that a device needs of a batch
+    smallest_shard: int  # images that a device needs of a batch
+
+
+class OtherImagesError(InputError):
+    """The images are not those of the run that is to go on, which stays as it is."""
+
+    status = None
+
+
+def compose(*overrides: str, config_dir: str | Path | None = None) -> DictConfig:
+    """The config of a run, as the command `igb` composes it from the same overrides.
+
+    `config_dir` is a folder of your own with config groups, as with `--config-dir`. Hydra's errors name what it does
+    not find.
+    """
+    searched = []
+    if config_dir is not None:
+        folder = str(Path(config_dir).resolve())
+        searched = [f"hydra.searchpath=[{quoted(f'file://{folder}')}]"]
+        if folder not in sys.path:
+            sys.path.append(folder)  # as `--config-dir` does
+    with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return hydra.compose("config", [*searched, *overrides])
 
 
 def run(config: DictConfig, folder: Path) -> str:
     """Carry out the run that `config` describes, leave its records in `folder`, and return its status.
 
-    A folder that holds a part of the run is gone on with, from its last checkpoint; a finished one is left as it is.
+    A folder that holds a part of the run is resumed from its last checkpoint; a finished one is left as it is.
     Raises InputError for what cannot be worked with, before anything is written where that can be known, and
     StoppedError if a signal stopped the run.
     """
-    parts = build(config)
-    identity.refuse_other(folder, config)
-    if status := state.finished(folder, config):
-        log.info("%s already: %s", status, folder)
-        return status
-    try:
-        _carry_out(parts, config, folder)
-    except DivergedError:
-        return "diverged"
-    except StoppedError as stopped:
-        if parts.rank == 0 or not stopped.between_steps:
-            raise
-        return "interrupted"  # with the others, of which the first speaks for all
-    if parts.rank == 0:
-        checkpoints.settle(folder, keep=config.trainer.keep_checkpoint)
-    return "completed"
+    with restored_settings(), flushed_denormals():
+        parts = build(config)
+        identity.refuse_other(folder, config)
+        if status := state.finished(folder, config):
+            log.info("%s already: %s", status, folder)
+            return status
+        try:
+            carry_out(parts, config, folder)
+        except DivergedError:
+            return "diverged"
+        except StoppedError as stopped:
+            if parts.rank == 0 or not stopped.between_steps:
+                raise
+            return "interrupted"  # with the others, of which the first speaks for all
+        if parts.rank == 0:
+            checkpoints.prune(folder, keep=config.trainer.keep_checkpoint)
+        return "completed"
 
 
-def _carry_out(parts: Parts, config: DictConfig, folder: Path) -> None:
-    """The part of one process, the first of which alone writes."""
-    steps, first = Steps(parts.probe), parts.rank == 0
+def carry_out(parts: Parts, config: DictConfig, folder: Path, callbacks: Sequence[pl.Callback] = ()) -> None:
+    """Train and measure as one process of the run, the first of which alone writes.
+
+    `parts` are those of `config`; `callbacks` come after igb's own.
+    """
+    data, probe, losses, stopwatch = parts.data, parts.probe, parts.losses, Stopwatch()
     with Stop() as stop, contextlib.ExitStack() as stack:
-        records = stack.enter_context(Records(folder, parts.probe, steps, config)) if first else None
-        if records:
-            records.start()
+        former = state.read(folder) or {}
+        run_state = None
+        if parts.rank == 0:
+            run_state = stack.enter_context(RunState(folder, config, **provenance(user_config_folders())))
+
         with _checks.within("data"):
-            parts.data.setup()
-            parts.data.deal(parts.rank, config.trainer.devices, parts.least)
-        if parts.compute.threads is None:
-            devices = config.trainer.devices
-            share = 1 if _slurm.tasks() == devices else devices  # a task of SLURM's has cores of its own
-            parts.compute.threads = max(1, min(ALL_THREADS, _slurm.cores() or ALL_THREADS) // share)
+            data.setup()
+            data.shard(parts.rank, config.trainer.devices, parts.smallest_shard)
+        with _checks.within("probe"):
+            order = probe.order(data.test_labels)
+        images = data.digest()
+        if former.get("images", images) != images:
+            raise OtherImagesError(f"data: these are not the images with which the run in {folder} was started")
+        limits = config.trainer
+        schedule = Schedule.of(data.steps_per_epoch, limits.max_epochs, limits.max_steps, probe.points)
+
         last = checkpoints.latest(folder)
-        if last:
-            if records:
-                records.go_on(last.records, last.step)
-            parts.probe.first_step = last.step
-            parts.compute.threads = (state.read(folder) or {})["threads"]
-        pl.seed_everything((config.seed + parts.rank) % 2**32, verbose=False)
-        parts.probe.check = stop.check
-        callbacks: list[pl.Callback] = [
-            steps,
-            Checkpoints(folder, steps, records, stop, config.trainer.checkpoint_minutes, last),
-            parts.probe,
-        ]
+        first_step = last.step if last else 0
+        records = None
+        if run_state:
+            run_state.resume(last.step, last.records["seconds"]) if last else run_state.start_anew()
+            run_state.update(
+                class_names=list(data.class_names),
+                steps_per_epoch=schedule.steps_per_epoch,
+                total_steps=schedule.total_steps,
+                images=images,
+            )
+            kept = last.records if last else NOTHING
+            records = stack.enter_context(
+                Records(run_state, config, data.class_names, losses, probe, schedule, stopwatch, kept)
+            )
+
+        step_losses = StepLosses(schedule, stopwatch, records.record_steps if records else _drop)
+        checkpointing = Checkpoints(
+            folder, schedule, stopwatch, step_losses, records, stop, config.trainer.checkpoint_minutes, last
+        )
+        probing = ProbeCallback(
+            probe, data.test_images[order], data.test_labels[order], data.scale, len(data.class_names), schedule,
+            stopwatch, records.record if records else _drop, stop.check, first_step,
+        )  # fmt: skip
+        ours: list[pl.Callback] = [step_losses, checkpointing, probing]
         if records:
-            pace = Pace(parts.probe)
-            callbacks = [records, *callbacks, pace, *([ProgressBar(pace, steps)] if sys.stdout.isatty() else [])]
-        trainer = parts.make_trainer(callbacks=callbacks)
+            eta = Eta(schedule, stopwatch, probing, every_batch=probe.points is None)
+            bar = [ProgressBar(eta, step_losses)] if sys.stdout.isatty() else []
+            ours = [records, *ours, eta, *bar]
+            images_per_probe = len(order) * len(probe.views)
+            counts = (len(schedule.probe_steps), images_per_probe, schedule.total_steps)
+            log.info("plan: %s probes of %s images, %s steps", *(f"{count:,}" for count in counts))
+
+        trainer = parts.make_trainer(callbacks=[*ours, *callbacks])
         if trainer.strategy.launcher is not None:  # which leaves the other processes alone when this one fails
             atexit.register(trainer.strategy.launcher.kill, signal.SIGKILL)
-        classifier = Classifier(parts.make_network(), parts.losses, parts.make_optimizer, parts.compute)
+        threads = former.get("threads") if last else None  # of which the last bits depend
+        compute = parts.compute.on(trainer.strategy.root_device, threads or _threads(parts.compute, limits.devices))
+        pl.seed_everything(process_seed(config.seed, parts.rank), verbose=False)
+        classifier = Classifier(parts.make_network(), losses, parts.make_optimizer, compute)
         with stop.deferred():
-            trainer.fit(classifier, datamodule=parts.data, ckpt_path=last and last.path, weights_only=True)
+            trainer.fit(classifier, datamodule=data, ckpt_path=last and last.path, weights_only=True)
+
+
+def process_seed(seed: int, rank: int) -> int:
+    """The seed of a process of a run, from that of the run: the first has it, and the others are independent of all."""
+    if rank == 0:
+        return seed
+    return int(np.random.SeedSequence([seed, rank]).generate_state(1, np.uint32)[0])
+
+
+def _threads(compute: Compute, devices: int) -> int:
+    """The threads of a process: those of the config, or its part of the cores that the run may use."""
+    if compute.threads is not None:
+        return compute.threads
+    share = 1 if _slurm.tasks() == devices else devices  # a task of SLURM's has cores of its own
+    return max(1, min(ALL_THREADS, _slurm.cores() or ALL_THREADS) // share)
+
+
+def _drop(records: object) -> None:
+    """What a process other than the first does with its records."""
 
 
 def build(config: DictConfig, here: bool = True) -> Parts:
@@ -120,9 +198,6 @@ def build(config: DictConfig, here: bool = True) -> Parts:
 
     `here` is whether the run is to be on this machine, which then has to have the devices.
     """
-    # A trapped network's gradients fall below 1e-38, where a CPU is twenty times slower and no weight feels them. A
-    # thread has this from the one that starts it, and making a network may already take several.
-    torch.set_flush_denormal(True)
     for key in ("seed", "init_seed", "data_seed"):
         _checks.seed(key, config[key])
     data = _make(config, "data")
@@ -135,9 +210,9 @@ def build(config: DictConfig, here: bool = True) -> Parts:
     make_trainer = functools.partial(_make, config, "trainer", without=("keep_checkpoint", "checkpoint_minutes"))
     rank = make_trainer(**{} if here else {"accelerator": "cpu"}).global_rank
     classes = len(data.class_names)
-    least = 2 if _has_batch_norm(OmegaConf.to_yaml(config.model, resolve=True), classes) else 1
-    if data.batch_size < (needed := least * config.trainer.devices):
-        what = "a network with batch norm" if least > 1 else "a network"
+    smallest_shard = 2 if _has_batch_norm(OmegaConf.to_yaml(config.model, resolve=True), classes) else 1
+    if data.batch_size < (needed := smallest_shard * config.trainer.devices):
+        what = "a network with batch norm" if smallest_shard > 1 else "a network"
         where = f" on each of {config.trainer.devices} devices" if config.trainer.devices > 1 else ""
         raise InputError(f"data.batch_size={data.batch_size} must be at least {needed} for {what}{where}")
     make_network = functools.partial(_make, config, "model", num_classes=classes)
@@ -151,7 +226,7 @@ def build(config: DictConfig, here: bool = True) -> Parts:
         _make(config, "compute"),
         make_trainer,
         rank,
-        least,
+        smallest_shard,
     )
 
 
@@ -177,5 +252,6 @@ def _make(config: DictConfig, group: str, *, without: Sequence[str] = (), **argu
 @functools.cache
 def _has_batch_norm(model: str, num_classes: int) -> bool:
     """Whether the network of a model config (YAML) has batch norm; kept, as the jobs of a sweep mostly share it."""
-    network = _make(OmegaConf.create({"model": OmegaConf.create(model)}), "model", num_classes=num_classes)
+    with flushed_denormals():
+        network = _make(OmegaConf.create({"model": OmegaConf.create(model)}), "model", num_classes=num_classes)
     return any(isinstance(module, _BatchNorm) for module in network.modules())

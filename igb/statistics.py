@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from igb import _batches, _checks
-from igb._checks import InputError
+from igb._checks import InputError, one_line
+from igb._settings import without_tf32
 from igb.losses import CrossEntropy
 
 if TYPE_CHECKING:
@@ -32,10 +34,12 @@ class ClassStatistics:
     Attributes:
         count: samples of class k.
         probability_matrix: mean softmax probability of class j over the samples of class k.
-        prediction_matrix: share of the samples of class k whose argmax is class j.
+        prediction_matrix: share of the samples of class k that are predicted as class j, the argmax of their logits.
         loss: mean loss.
         gradient_norm: mean L2 norm of the gradient of a sample's loss with respect to its logits.
         active_fraction: share of samples whose gradient is not zero.
+        tied_fraction: share of samples whose largest logit is that of several classes; each of m counts as predicted
+            by 1/m.
     """
 
     count: Tensor
@@ -44,6 +48,7 @@ class ClassStatistics:
     loss: Tensor
     gradient_norm: Tensor
     active_fraction: Tensor
+    tied_fraction: Tensor
 
     @property
     def probability(self) -> Tensor:
@@ -75,12 +80,12 @@ class ClassStatistics:
 
         `class_names` are C names; the class numbers unless given. InputError for another number of them.
         """
-        from igb.report import figures  # which takes a while to import
+        from igb import _plots  # which takes a while to import
 
         names = [str(k) for k in range(len(self.count))] if class_names is None else list(class_names)
         if len(names) != len(self.count):
             raise InputError(f"class_names must be {len(self.count)} names, one for each class; they are {len(names)}")
-        return figures.initial(names, self.probability.numpy(), self.mean_probability.numpy())
+        return _plots.initial(names, self.probability.numpy(), self.mean_probability.numpy())
 
     def _over_all(self, matrix: Tensor) -> Tensor:
         present = self.count > 0  # the row of an absent class is NaN
@@ -91,7 +96,7 @@ class ClassSums(torchmetrics.Metric):
     """The float64 sums behind ClassStatistics; they add up over chunks and, if asked, over processes."""
 
     full_state_update = False
-    NAMES = ("count", "probability", "prediction", "loss", "gradient_norm", "active")
+    NAMES = ("count", "probability", "prediction", "loss", "gradient_norm", "active", "tied")
 
     def __init__(self, num_classes: int, distributed: bool = False) -> None:
         super().__init__(sync_on_compute=distributed)
@@ -112,9 +117,12 @@ class ClassSums(torchmetrics.Metric):
         probability = F.softmax(logits.detach().double(), dim=1)
         norm = gradient.double().norm(dim=1)
         # Adding 0 * x, which is NaN where x is not finite, keeps broken outputs from counting as a guess of class 0.
-        prediction = F.one_hot(probability.argmax(dim=1), logits.shape[1]) + 0 * probability
+        largest = logits.detach() == logits.detach().amax(dim=1, keepdim=True)
+        ties = largest.sum(dim=1, keepdim=True).double()
+        prediction = largest / ties + 0 * probability
+        tied = (ties[:, 0] > 1) + 0 * probability.sum(dim=1)
         active = (gradient != 0).any(dim=1) + 0 * norm
-        values = (torch.ones_like(norm), probability, prediction, losses.detach().double(), norm, active)
+        values = (torch.ones_like(norm), probability, prediction, losses.detach().double(), norm, active, tied)
         for name, value in zip(self.NAMES, values, strict=True):
             getattr(self, name).index_add_(0, labels, value)
 
@@ -124,9 +132,9 @@ class ClassSums(torchmetrics.Metric):
 
 
 def measure(
-    network: nn.Module,
-    images: Tensor | Iterable[Sequence[Tensor]],
-    labels: Tensor | None = None,
+    network: Callable[[Any], Any],
+    images: Any,
+    labels: Any = None,
     *,
     loss: nn.Module | None = None,
     batch_norm: str = "running",
@@ -137,44 +145,55 @@ def measure(
     """Measure what a classifier predicts for labelled images, leaving the classifier exactly as it was.
 
     Args:
-        network: any module that maps a batch of images to logits [N, C]; it is measured on the device it is on.
-        images: [N, ...], as the network takes them, or as `transform` does; or a DataLoader, or anything else that
-            gives batches of images and labels, of which each is then a chunk.
-        labels: class of each image, int64 [N] with values from 0 to C-1; None with a DataLoader, which gives them.
+        network: any module that maps a batch of images to logits [N, C], to an object with such `logits`, or to a tuple
+            with them first; it is measured on the device it is on. A plain function is called as it is.
+        images: [N, ...], as the network takes them, or as `transform` does: a tensor, an array or a list; or a
+            DataLoader, or anything else that gives batches of images and labels, of which each is then a chunk. Numbers
+            with a fraction, and bytes, are given to the network in its own precision.
+        labels: class of each image, whole numbers [N] from 0 to C-1; None with a DataLoader, which gives them.
         loss: gives loss, gradient norm and active fraction; cross-entropy unless given.
         batch_norm: `running` normalises by the running statistics, as in `eval()`; `batch` by the statistics of each
             chunk, leaving the running ones untouched. All other layers are in evaluation mode.
-        chunk: images in a forward pass, where they are not in batches already; a last chunk of one image joins the one
-            before it.
+        chunk: images in a forward pass, where they are not in batches already; a last chunk of one image is merged into
+            the one before it.
         transform: applied to each chunk on the network's device, such as `ImageData.scale`.
-        distributed: deal the chunks to the processes of `torch.distributed`, all of which call this with the same
+        distributed: shard the chunks over the processes of `torch.distributed`, all of which call this with the same
             images, and add up what they saw: the result is the same in each, however many there are.
 
-    Raises InputError for images and labels that do not fit each other or the network.
+    CUDA multiplies float32 numbers as such here, whatever the process has set. Raises InputError for images and labels
+    that do not fit each other or the network.
     """
     check_chunk(chunk, _checks.choice("batch_norm", batch_norm, BATCH_NORM_MODES))
     chunks: Iterable[tuple[Tensor, Tensor, bool]]
-    if isinstance(images, Tensor):
+    if labels is not None:
+        if not isinstance(images, Tensor | np.ndarray | list | tuple):
+            raise InputError("labels go with a tensor of images; batches bring their own labels")
+        images, labels = _tensor("images", images), _tensor("labels", labels)
         _check_labels(images, labels, batch_norm)
-        assert labels is not None
         elsewhere = images.device
-        chunks = _dealt(_batches.split(images, chunk), _batches.split(labels, chunk), distributed)
-    elif labels is not None or distributed:
-        raise InputError("labels and distributed go with a tensor of images; batches bring their own labels")
+        chunks = _shards(_batches.split(images, chunk), _batches.split(labels, chunk), distributed)
+    elif isinstance(images, Tensor | np.ndarray):
+        raise InputError("labels must be given with images that are a tensor or an array")
+    elif distributed:
+        raise InputError("distributed=True goes with a tensor of images, whose chunks it shards")
     else:
         elsewhere = torch.device("cpu")
         chunks = _checked(images, batch_norm)
     loss = loss if loss is not None else CrossEntropy()
-    device = next((tensor.device for tensor in [*network.parameters(), *network.buffers()]), elsewhere)
+    module = network if isinstance(network, nn.Module) else nn.Module()
+    tensors = [*module.parameters(), *module.buffers()]
+    device = next((tensor.device for tensor in tensors), elsewhere)
+    dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
     sums: ClassSums | None = None
-    with _undisturbed(network, device, batch_norm), torch.no_grad():
+    # What inference mode makes could not be part of the gradient of a loss.
+    with torch.inference_mode(False), torch.no_grad(), without_tf32(), _undisturbed(module, device, batch_norm):
         for batch, batch_labels, counted in chunks:
             batch = batch.to(device)
-            logits = network(transform(batch) if transform else batch)
-            is_tensor = isinstance(logits, Tensor)
-            if not is_tensor or logits.ndim != 2 or len(logits) != len(batch) or logits.shape[1] < 2:
-                given = f"shape {tuple(logits.shape)}" if is_tensor else f"a {type(logits).__name__}"
-                raise InputError(f"the network must give logits [N, C] of two or more classes; it gave {given}")
+            if transform:
+                batch = transform(batch)
+            elif dtype is not None and (batch.is_floating_point() or batch.dtype == torch.uint8):
+                batch = batch.to(dtype)
+            logits = _logits(network(batch), len(batch))
             if device.type == "mps":  # which has no float64
                 logits = logits.cpu()
             if sums is None:
@@ -184,7 +203,7 @@ def measure(
             if labels is None:
                 _check_range(batch_labels, logits.shape[1])
             if counted:
-                sums.update(logits, batch_labels.to(logits.device).long(), loss)
+                sums.update(_usual(logits), _usual(batch_labels).to(logits.device).long(), loss)
     if sums is None:
         raise InputError("there are no batches of images to measure")
     with warnings.catch_warnings():  # a process that no chunk was left for has nothing to add
@@ -193,12 +212,41 @@ def measure(
     return ClassStatistics(count, *(total / (count if total.ndim == 1 else count[:, None]) for total in totals))
 
 
+def _logits(output: Any, count: int) -> Tensor:
+    """The logits [N, C] of what a network gave for `count` images; InputError if there are none."""
+    first: Any = output[0] if isinstance(output, tuple) and output else output
+    given: Any = getattr(output, "logits", first)
+    is_tensor = isinstance(given, Tensor)
+    if not is_tensor or given.ndim != 2 or len(given) != count or given.shape[1] < 2:
+        what = f"shape {tuple(given.shape)}" if is_tensor else f"a {type(output).__name__}"
+        raise InputError(f"the network must give logits [N, C] of two or more classes; it gave {what}")
+    logits: Tensor = given
+    return logits
+
+
+def _tensor(name: str, values: Any) -> Tensor:
+    """A tensor, an array or a list as a tensor; InputError if it is none of them."""
+    if isinstance(values, Tensor):
+        return values
+    try:
+        if isinstance(values, list | tuple) and values and isinstance(values[0], Tensor):
+            return torch.stack(list(values))
+        return torch.as_tensor(np.asarray(values))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} must be a tensor, or an array of numbers; {one_line(error)}") from error
+
+
+def _usual(tensor: Tensor) -> Tensor:
+    """The tensor as one that can be part of a gradient, also if inference mode made it."""
+    return tensor.clone() if tensor.is_inference() else tensor
+
+
 def check_chunk(chunk: int, batch_norm: str) -> None:
     """Raise InputError for a number of images in a forward pass that batch norm cannot normalise by themselves."""
     _checks.integer("chunk", chunk, at_least=2 if batch_norm == "batch" else 1)
 
 
-def _dealt(
+def _shards(
     images: Sequence[Tensor], labels: Sequence[Tensor], distributed: bool
 ) -> Iterator[tuple[Tensor, Tensor, bool]]:
     """The chunks that this process takes, and whether they count.
@@ -214,16 +262,14 @@ def _dealt(
 def _checked(batches: Iterable[Sequence[Tensor]], batch_norm: str) -> Iterator[tuple[Tensor, Tensor, bool]]:
     """The batches of a DataLoader; InputError for one that is not images and labels."""
     for batch in batches:
-        if not isinstance(batch, Sequence) or len(batch) != 2 or not all(isinstance(part, Tensor) for part in batch):
+        if not isinstance(batch, Sequence) or len(batch) != 2:
             raise InputError("a batch must be images and labels, two tensors")
-        images, labels = batch
+        images, labels = _tensor("images", batch[0]), _tensor("labels", batch[1])
         _check_labels(images, labels, batch_norm)
         yield images, labels, True
 
 
-def _check_labels(images: Tensor, labels: Tensor | None, batch_norm: str) -> None:
-    if not isinstance(labels, Tensor):
-        raise InputError("labels must be given as a tensor with a tensor of images")
+def _check_labels(images: Tensor, labels: Tensor, batch_norm: str) -> None:
     if labels.ndim != 1 or labels.is_floating_point() or len(labels) != len(images) or len(labels) == 0:
         raise InputError(
             f"labels must be whole numbers, one for each of {len(images)} images; "

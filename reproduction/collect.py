@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from igb._checks import InputError
 from igb._paths import config_folder
-from igb.folder.state import FINAL
+from igb.folder.schema import FINAL
 from igb.report.metrics import favoured_order
 from igb.report.runs import Run, find_runs
 

@@ -12,12 +12,10 @@ from typing import Any
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
 from igb import experiment
 from igb._checks import InputError
-from igb._paths import config_folder
 from igb.losses import BlurryLoss, PiecewiseZeroLoss
 from igb.training.probe import probe_order
 from reproduction.tables import INITS, MODES
@@ -30,16 +28,15 @@ LOSSES = {"bl": BlurryLoss(), "pz": PiecewiseZeroLoss()}
 def features(overrides: list[str]) -> pd.DataFrame:
     """A row for each initialiser, seed and batch-norm mode, of `alike`."""
     rows = []
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        for init in INITS:
-            for seed in SEEDS:
-                parts = experiment.build(compose("config", [*overrides, f"init={init}", f"seed={seed}"]))
-                parts.data.setup()
-                order = probe_order(parts.data.test_labels, min(IMAGES, len(parts.data.test_labels)))
-                images, labels = parts.data.scale(parts.data.test_images[order]), parts.data.test_labels[order]
-                network = parts.make_network()
-                for mode in MODES:
-                    rows.append({"init": init, "seed": seed, "batch_norm": mode} | alike(network, images, labels, mode))
+    for init in INITS:
+        for seed in SEEDS:
+            parts = experiment.build(experiment.compose(*overrides, f"init={init}", f"seed={seed}"))
+            parts.data.setup()
+            order = probe_order(parts.data.test_labels, min(IMAGES, len(parts.data.test_labels)))
+            images, labels = parts.data.scale(parts.data.test_images[order]), parts.data.test_labels[order]
+            network = parts.make_network()
+            for mode in MODES:
+                rows.append({"init": init, "seed": seed, "batch_norm": mode} | alike(network, images, labels, mode))
     return pd.DataFrame(rows)
 
 

@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from igb._checks import InputError
-from igb.report.figures import COLOURS, DASHES, FIGURE_2, class_colours, epoch_axis, epochs_of
+from igb._plots import COLOURS, class_colours
+from igb.report.figures import DASHES, FIGURE_2, epoch_axis, epochs_of
 from igb.report.figures import STYLE as REPORT_STYLE
 from igb.report.settings import mean_and_half_width
 from reproduction.collect import CLASS_QUANTITIES

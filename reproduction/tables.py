@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from igb._checks import InputError
-from igb.folder.state import FINAL
+from igb.folder.schema import FINAL
 from igb.report.metrics import THRESHOLD, Censored, first_for_good
 from igb.report.settings import mean_and_half_width
 from reproduction.collect import CLASS_QUANTITIES, KEYS

@@ -8,13 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from PIL import Image
 
 from igb import cli, experiment
-from igb._paths import config_folder
 from igb.compute.mode import has_bfloat16
 from igb.report import figures
 
@@ -36,8 +34,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def tiny_config(*overrides: str) -> DictConfig:
     """A run of the tiny network on the digits, in all else as the defaults."""
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return compose("config", [*TINY, *overrides])
+    return experiment.compose(*TINY, *overrides)
 
 
 def tiny_run(folder: Path, *overrides: str) -> Path:

@@ -53,7 +53,7 @@ def test_a_command_runs(page, line, command, tmp_path, image_folder, undrawn):
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny_run(Path("multirun/cutoffs/a"), "trainer.max_epochs=0")
-    tiny_run(Path("outputs") / STAMP, "trainer.max_epochs=1")
+    tiny_run(Path("outputs") / STAMP, "model._target_=igb.models.resnet18", "trainer.max_steps=1", "probe.images=10")
     ((_, text),) = blocks(ROOT / "README.md", "python")
     names = {}
     exec(text, names)

@@ -1,6 +1,7 @@
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -70,7 +71,11 @@ def test_the_control_moves_no_weight_and_stands_still_in_batch_mode(tmp_path):
 
 def test_the_trained_network_of_a_run_can_be_loaded(finished):
     folder = finished / "ce"
-    network = igb.load_network(folder)
+    with pytest.raises(
+        InputError, match=r"is tests\.helpers\.networks\.Tiny, which is code beyond igb, .* give trust=True"
+    ):
+        igb.load_network(folder)
+    network = igb.load_network(folder, trust=True)
     assert not network.training
     data = experiment.build(tiny_config()).data
     data.setup()
@@ -85,11 +90,23 @@ def test_a_network_that_is_not_there_or_damaged_is_one_line(finished, tmp_path):
         igb.load_network(tmp_path)
     folder = tiny_run(tmp_path / "run", "trainer.max_epochs=0")
     with pytest.raises(InputError, match=r"has no checkpoints/last\.ckpt"):
-        igb.load_network(folder)
+        igb.load_network(folder, trust=True)
     checkpoint = folder / "checkpoints" / "last.ckpt"
     checkpoint.parent.mkdir()
     checkpoint.write_bytes((finished / "ce" / "checkpoints" / "last.ckpt").read_bytes()[:1000])
     with pytest.raises(InputError, match=r"last\.ckpt is damaged"):
+        igb.load_network(folder, trust=True)
+
+
+@pytest.mark.parametrize(
+    "target", ["os.system", "torch.os.system", "igb.experiment.sys.exit", "tests.helpers.networks.Tiny"]
+)
+def test_a_folder_runs_no_code_of_its_choice(tmp_path, target):
+    folder = tiny_run(tmp_path / "run", "trainer.max_steps=1", "probe.images=10")
+    entries = json.loads((folder / "run.json").read_text())
+    entries["config"]["model"] = {"_target_": "torchvision.models.resnet18", "norm_layer": {"_target_": target}}
+    (folder / "run.json").write_text(json.dumps(entries))
+    with pytest.raises(InputError, match=f"{re.escape(target)}, which is code beyond"):
         igb.load_network(folder)
 
 
@@ -105,24 +122,38 @@ def test_a_network_without_batch_norm_trains_on_single_images(tmp_path):
 
 
 def test_the_spine_stays_short():
-    assert len(inspect.getsource(experiment.run).splitlines()) < 80
+    for part in (experiment.run, experiment.carry_out, experiment.build):
+        assert len(inspect.getsource(part).splitlines()) < 85
 
 
-def test_denormals_count_as_zero_in_every_thread(tmp_path):
+def test_denormals_count_as_zero_in_every_thread_of_a_run(tmp_path):
     code = """
-import sys, igb.cli
-igb.cli.main()
+import sys
+import igb.cli
+from igb._imports import quick_imports
+with quick_imports():
+    import igb.experiment
 import torch
-assert "torchmetrics" in sys.modules and "scipy.signal" not in sys.modules  # see igb._imports
-print((torch.full((10**6,), 1e-30) * 1e-10).count_nonzero())
+from igb.training.classifier import Classifier
+
+def look(self, original=Classifier.on_fit_start):
+    assert "torchmetrics" in sys.modules and "scipy.signal" not in sys.modules
+    print((torch.full((10**6,), 1e-30) * 1e-10).count_nonzero())
+    original(self)
+
+Classifier.on_fit_start = look
+igb.cli.main()
+print(torch.full((1,), 1e-30) * 1e-10 > 0)
 """
     large = "model._target_=tests.helpers.networks.Large"  # is made by several threads
     options = [large, "data=digits", "trainer.accelerator=cpu", "compute.threads=2", "trainer.max_epochs=0"]
     result = subprocess.run(
         [sys.executable, "-c", code, *options, f"hydra.run.dir={tmp_path}/run"], cwd=config_folder().parent,
-        env={**os.environ, "OMP_NUM_THREADS": "2"}, capture_output=True, text=True, check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "2"}, capture_output=True, text=True,
     )  # fmt: skip
-    assert result.stdout.endswith("\ntensor(0)\n")
+    assert result.returncode == 0, result.stderr
+    assert "\ntensor(0)\n" in result.stdout
+    assert result.stdout.endswith("\ntensor([True])\n")  # as it was before the run
 
 
 def test_threads_are_recorded_as_torch_has_them(finished):

@@ -1,4 +1,5 @@
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -149,7 +150,8 @@ def test_broken_outputs_count_as_no_guess():
     assert stats.prediction_matrix[0].isnan().all()
     assert stats.active_fraction[0].isnan()
     assert stats.guess_fraction.isnan().all()
-    assert stats.accuracy[1:].tolist() == [0, 0]
+    assert stats.tied_fraction[0].isnan()
+    assert stats.accuracy[1:].tolist() == [1 / 3, 1 / 3]
 
 
 def test_saturated_outputs_keep_their_digits():
@@ -191,10 +193,10 @@ def test_a_shuffled_loader_leaves_the_random_state(network, data):
     [
         ([], None, "there are no batches"),
         ([torch.zeros(3, 2)], None, "a batch must be images and labels"),
-        ([(torch.zeros(3, 2), [0, 1, 1])], None, "a batch must be images and labels"),
+        ([(torch.zeros(3, 2), "ab")], None, "labels must be a tensor, or an array of numbers"),
         ([(torch.zeros(3, 2), torch.zeros(2).long())], None, "one for each of 3 images"),
         ([(torch.zeros(1, 2), torch.tensor([0])), (torch.zeros(1, 2), torch.tensor([2]))], None, "from 0 to 1.*to 2"),
-        ([], torch.zeros(3), "batches bring their own labels"),
+        (iter([]), torch.zeros(3), "batches bring their own labels"),
         (torch.zeros(3, 2), None, "labels must be given"),
     ],
 )
@@ -203,16 +205,94 @@ def test_batches_that_do_not_fit_are_refused(batches, labels, message):
         igb.measure(Fixed(), batches, labels)
 
 
-def test_outputs_and_labels_that_are_no_tensors_are_refused():
-    class Tupled(nn.Module):
-        def forward(self, images):
-            return images, images
+@pytest.mark.parametrize("given", [lambda x: (x, None), lambda x: SimpleNamespace(logits=x), lambda x: x])
+def test_logits_are_found_where_networks_leave_them(network, data, given):
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = network
 
-    with pytest.raises(InputError, match="it gave a tuple"):
-        measure(Tupled(), torch.zeros(3, 2), torch.zeros(3).long())
-    with pytest.raises(InputError, match="labels must be given as a tensor"):
-        measure(Fixed(), torch.zeros(3, 2), [0, 1, 1])
+        def forward(self, images):
+            return given(self.network(images))
+
+    assert torch.equal(measure(Wrapped(), *data).probability_matrix, measure(network, *data).probability_matrix)
+
+
+@pytest.mark.parametrize("output", [None, [1.0], {"logits": 1}, "logits", ()])
+def test_what_has_no_logits_is_named(output):
+    with pytest.raises(InputError, match=f"two or more classes; it gave a {type(output).__name__}"):
+        measure(lambda images: output, torch.zeros(3, 2), torch.zeros(3).long())
+
+
+def test_arrays_lists_and_other_precisions_are_measured_as_tensors_are(network, data):
+    images, labels = data
+    expected = measure(network, images, labels).probability_matrix
+    ways = [(images.numpy(), labels.numpy()), (images.tolist(), labels.tolist()), (list(images), tuple(labels))]
+    ways += [(images.double(), labels.to(torch.uint8)), (images.double().numpy(), labels.int())]
+    for some, their in ways:
+        assert torch.equal(measure(network, some, their).probability_matrix, expected)
+    assert torch.equal(measure(network, [(images.numpy(), labels.tolist())]).probability_matrix, expected)
+    close = measure(copy.deepcopy(network).double(), images, labels).probability_matrix
+    torch.testing.assert_close(close, expected, rtol=1e-4, atol=1e-6)
     assert measure(Fixed(), torch.zeros(3, 2), torch.tensor([0, 1, 1], dtype=torch.uint16)).count.tolist() == [1, 2]
+    pixels = torch.randint(0, 256, images.shape, dtype=torch.uint8)
+    assert torch.equal(measure(network, pixels, labels).loss, measure(network, pixels.float(), labels).loss)
+
+
+def test_a_plain_function_is_measured(data):
+    images, labels = data
+    weights = torch.randn(images[0].numel(), CLASSES)
+    stats = measure(lambda batch: batch.flatten(1) @ weights, images, labels)
+    assert torch.equal(stats.accuracy, measure(Fixed(), images.flatten(1) @ weights, labels).accuracy)
+
+
+def test_it_measures_in_inference_mode(network, data):
+    expected = measure(network, *data)
+    with torch.inference_mode():
+        made = tuple(part.clone() for part in data)
+        for images, labels in (data, made):
+            found = measure(network, images, labels)
+            assert torch.equal(found.gradient_norm, expected.gradient_norm)
+            assert torch.equal(found.active_fraction, expected.active_fraction)
+
+
+def test_tf32_is_off_while_it_measures_and_then_as_it_was():
+    def network(images):
+        seen.append((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
+        return images
+
+    seen = []
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        measure(network, torch.zeros(3, 2), [0, 1, 1])
+        assert torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
+    assert seen == [(False, False)]
+
+
+def test_a_tie_is_shared_among_its_classes():
+    logits = torch.tensor([[0.0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 2], [3, 0, 3, 3]], dtype=torch.float64)
+    stats = measure(Fixed(), logits, torch.tensor([0, 0, 3, 1]))
+    assert stats.prediction_matrix[[0, 1, 3]].tolist() == [
+        [(1 / 4 + 1 / 2) / 2, (1 / 4 + 1 / 2) / 2, 1 / 8, 1 / 8], [1 / 3, 0, 1 / 3, 1 / 3], [0, 0, 0, 1],
+    ]  # fmt: skip
+    assert stats.tied_fraction[[0, 1, 3]].tolist() == [1, 1, 0]
+    assert stats.guess_fraction.sum().item() == pytest.approx(1)
+
+
+def test_equal_outputs_favour_no_class():
+    """As of a head that starts at zero: torchvision's ViT, timm's Mixer."""
+    stats = measure(nn.Sequential(nn.Flatten(), nn.Linear(4, 5)).apply(zeroed), torch.randn(20, 4), [*range(5)] * 4)
+    assert stats.guess_fraction.tolist() == stats.mean_probability.tolist()
+    assert stats.dominance == pytest.approx(0.2)
+    assert stats.tied_fraction.tolist() == [1] * 5
+
+
+def zeroed(layer):
+    if isinstance(layer, nn.Linear):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
 
 
 def test_a_plot_is_figure_1(network, data):

@@ -36,13 +36,17 @@ class Compute:
         self.precision = _checks.choice("precision", precision, PRECISIONS)
         self.threads = None if threads is None else _checks.integer("threads", threads, at_least=1)
 
-    def start(self, device: torch.device) -> None:
-        """Set the process up for a run on `device`; where that lacks bfloat16, say so and go on in float32."""
-        if self.precision == "bfloat16" and not has_bfloat16(device):
+    def on(self, device: torch.device, threads: int) -> "Compute":
+        """The same on a device, with a number of threads; where that lacks bfloat16, say so and compute in float32."""
+        precision = self.precision
+        if precision == "bfloat16" and not has_bfloat16(device):
             log.warning("compute=fast needs AVX-512 BF16, AMX or a CUDA card with bfloat16; this run is compute=exact")
-            self.precision = "float32"
+            precision = "float32"
+        return Compute(precision, threads)
+
+    def set_up(self, device: torch.device) -> None:
+        """Set the process up to compute on `device`; `restored_settings` puts back what this changes."""
         torch.set_num_threads(self.threads or ALL_THREADS)
-        # TensorFloat-32 would round the factors of float32 products to 10 bits: all of `exact`, and the head of `fast`.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         exact = self.precision == "float32"
         torch.backends.cudnn.benchmark = not exact
@@ -52,11 +56,19 @@ class Compute:
 
     @contextlib.contextmanager
     def applied(self, device: torch.device) -> Iterator[None]:
-        """Inside, torch's functions on `device` compute in this mode; gradients of what was made inside do too."""
+        """Inside, torch's functions on `device` compute in this mode; gradients of what was made inside do too.
+
+        On CUDA `exact` is what torch does, and none of its functions is intercepted.
+        """
         dtype = PRECISIONS[self.precision]
-        exact = dtype == torch.float32
-        with contextlib.nullcontext() if exact else torch.autocast(device.type, dtype), _Rewrites(dtype):
+        if dtype != torch.float32:
+            with torch.autocast(device.type, dtype), _Rewrites(dtype):
+                yield
+        elif device.type == "cuda":
             yield
+        else:
+            with _Rewrites(dtype):
+                yield
 
     def fold(self, network: nn.Module, images: Tensor) -> nn.Module | None:
         """The network's twin in evaluation mode with batch norm folded, or None if it has none; see `compute.fold`."""

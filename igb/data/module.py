@@ -1,9 +1,12 @@
 """Grayscale images held in memory as one uint8 tensor and served as batches of it."""
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import platformdirs
 import pytorch_lightning as pl
 import torch
@@ -73,7 +76,7 @@ class ImageData(pl.LightningDataModule):
             check_split(split, getattr(arrays, f"{split}_images"), getattr(arrays, f"{split}_labels"), self.class_names)
         self._offset, self._divisor = affine(self.scaling, arrays.train_images)
         self._sampler = EpochSampler(len(arrays.train_labels), self.batch_size, self.seed)
-        self._share = (0, 1)
+        self._shard = (0, 1)
         for name, array in vars(arrays).items():
             setattr(self, name, torch.from_numpy(array))
 
@@ -82,15 +85,24 @@ class ImageData(pl.LightningDataModule):
         """Batches in an epoch."""
         return len(self._sampler)
 
-    def deal(self, rank: int, processes: int, at_least: int) -> None:
-        """Serve one process's share of every batch from now on; InputError if a share has fewer than `at_least`."""
+    def digest(self) -> str:
+        """A hash of the decoded images and labels of both splits, which is the same wherever they lie."""
+        found = hashlib.sha256()
+        for name in (field.name for field in fields(Images)):
+            array = getattr(self, name).numpy()
+            found.update(f"{name} {array.dtype} {array.shape}\n".encode())
+            found.update(np.ascontiguousarray(array).data)
+        return found.hexdigest()
+
+    def shard(self, rank: int, processes: int, at_least: int) -> None:
+        """Serve one process's shard of every batch from now on; InputError if a shard has fewer than `at_least`."""
         smallest = min(map(len, self._sampler))
         if smallest < processes * at_least:
             raise InputError(
                 f"batch_size={self.batch_size} leaves a batch of {smallest} images, too few for {at_least} on each of "
                 f"trainer.devices={processes}"
             )
-        self._share = (rank, processes)
+        self._shard = (rank, processes)
 
     def scale(self, images: Tensor) -> Tensor:
         """Scale uint8 images [N, H, W] to the network's input, float32 [N, 1, H, W]."""
@@ -106,7 +118,7 @@ class ImageData(pl.LightningDataModule):
         if self.trainer:
             self._sampler.start_at(*divmod(self.trainer.global_step, self.steps_per_epoch))
         return DataLoader(
-            Shards(self.train_images.to(device), self.train_labels.to(device), *self._share),
+            Shards(self.train_images.to(device), self.train_labels.to(device), *self._shard),
             sampler=self._sampler,
             batch_size=None,
             generator=torch.Generator(),  # else every epoch would draw from the global one

@@ -12,7 +12,7 @@ from igb import _batches
 
 
 class Batch(NamedTuple):
-    """A process's share of a batch: images [B, ...], labels [B], and the `size` of the whole batch."""
+    """A process's shard of a batch: images [B, ...], labels [B], and the `size` of the whole batch."""
 
     images: Tensor
     labels: Tensor
@@ -20,14 +20,14 @@ class Batch(NamedTuple):
 
 
 class Shards(Dataset[Batch]):
-    """What one of several processes sees of a data set whose items are batches: shares differ by one image at most."""
+    """What one of several processes sees of a data set whose items are batches: shards differ by one image at most."""
 
     def __init__(self, images: Tensor, labels: Tensor, rank: int, processes: int) -> None:
         self.images, self.labels, self.rank, self.processes = images, labels, rank, processes
 
     def __getitem__(self, batch: Tensor) -> Batch:
-        share = batch.tensor_split(self.processes)[self.rank]
-        return Batch(self.images[share], self.labels[share], len(batch))
+        shard = batch.tensor_split(self.processes)[self.rank]
+        return Batch(self.images[shard], self.labels[shard], len(batch))
 
 
 class EpochSampler(Sampler[Tensor]):

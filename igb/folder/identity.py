@@ -1,28 +1,68 @@
-"""What makes a run the run it is."""
+"""What makes a run the run it is: one table of the roles of keys, which resume, sweeps and the report go by."""
 
 import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from igb._checks import InputError
-from igb.folder.state import read
+from igb.folder import state
 
-MAY_DIFFER = ("data.root", "data.cache_dir")
-MAY_GROW = ("trainer.max_epochs", "trainer.max_steps")
+# A key that is not here is part of a run's identity.
+SEED, MAY_DIFFER, MAY_GROW = "seed", "may differ", "may grow"
+ROLES = {
+    "seed": SEED,
+    "init_seed": SEED,
+    "data_seed": SEED,
+    "name": MAY_DIFFER,
+    "data.root": MAY_DIFFER,  # the images are what counts; run.json has their hash
+    "data.cache_dir": MAY_DIFFER,
+    "trainer.checkpoint_minutes": MAY_DIFFER,
+    "trainer.keep_checkpoint": MAY_DIFFER,
+    "trainer.max_epochs": MAY_GROW,
+    "trainer.max_steps": MAY_GROW,
+}
+# Keys that came after schema 1, and what the versions before them did.
+ADDED: dict[str, Any] = {}
+# The beginnings of former names of what a `_target_` names, and of their names today.
+FORMER_TARGETS = {
+    "igb.networks.": "igb.models.",
+    "igb.probe.": "igb.training.",
+    "igb.sources.": "igb.data.sources.",
+}
 
 
-def refuse_other(folder: Path, config: DictConfig) -> None:
-    """Raise InputError if the folder holds a run of another config, the first key that differs named."""
-    if (entries := read(folder)) is None:
+def having(role: str) -> tuple[str, ...]:
+    """The keys that have a role."""
+    return tuple(key for key, its in ROLES.items() if its == role)
+
+
+def identity(config: Any) -> dict[str, Any]:
+    """What is the same in two runs that differ in nothing but their seeds, what may differ, and how long they are.
+
+    That is every value of a config (a DictConfig or the dictionary in run.json) by its dotted key, as it is written,
+    less the keys that have a role and those that are as they were before there was such a key.
+    """
+    return {key: value for key, value in _values(config).items() if key not in ROLES}
+
+
+def refuse_other(folder: Path, config: Any) -> None:
+    """Raise InputError if the folder holds a run that `config` does not go on with, or what is no run of igb's.
+
+    The first key that differs is named. Seeds are the same, limits may have grown, and some keys may differ.
+    """
+    entries = state.read(folder)
+    if entries is None:
+        state.refuse_foreign(folder)
         return
-    if "config" not in entries:
+    if not isinstance(entries.get("config"), dict):
         raise InputError(f"{folder / 'run.json'} has no config; give another folder")
-    recorded, composed = _flat(OmegaConf.create(entries["config"])), _flat(config)
-    for key in sorted({*recorded, *composed} - {*MAY_DIFFER}):
-        old, new = recorded.get(key), composed.get(key)
-        if key in MAY_GROW and _limit(new) >= _limit(old):
+    recorded, composed = _values(entries["config"]), _values(config)
+    for key in sorted({*recorded, *composed} - {*having(MAY_DIFFER)}):
+        old, new = recorded.get(key, ADDED.get(key)), composed.get(key, ADDED.get(key))
+        if ROLES.get(key) == MAY_GROW and _limit(new) >= _limit(old):
             continue
         if old != new:
             raise InputError(
@@ -31,23 +71,46 @@ def refuse_other(folder: Path, config: DictConfig) -> None:
             )
 
 
-def _limit(value: Any) -> float:
-    """A number of epochs or steps; infinite for None, and NaN, which compares with nothing, for an expression."""
-    if value is None:
-        return math.inf
-    return value if isinstance(value, int) else math.nan
+def essence(overrides: Iterable[str]) -> frozenset[str]:
+    """The overrides of a command line that make a run what it is, seeds among them."""
+    free = tuple(f"{key}=" for key in (*having(MAY_DIFFER), *having(MAY_GROW)))
+    return frozenset(item for item in overrides if not item.startswith(("hydra.", "hydra/", *free)))
 
 
-def _flat(config: Any) -> dict[str, Any]:
+def current_target(name: str) -> str:
+    """The name that the target of a config has today."""
+    for former, current in FORMER_TARGETS.items():
+        if name.startswith(former):
+            return current + name.removeprefix(former)
+    return name
+
+
+def flat(config: Any) -> dict[str, Any]:
     """The values of a config, as they are written, by their dotted keys."""
     found: dict[str, Any] = {}
 
     def visit(value: Any, key: str) -> None:
-        if isinstance(value, dict) and value:
+        if isinstance(value, Mapping) and value:
             for name, item in value.items():
                 visit(item, f"{key}.{name}" if key else str(name))
         else:
             found[key] = value
 
-    visit(OmegaConf.to_container(config, resolve=False), "")
+    visit(OmegaConf.to_container(config, resolve=False) if OmegaConf.is_config(config) else config, "")
     return found
+
+
+def _values(config: Any) -> dict[str, Any]:
+    """`flat`, with targets by their names of today, and without keys that are as before there was such a key."""
+    values = {
+        key: current_target(value) if key.endswith("_target_") and isinstance(value, str) else value
+        for key, value in flat(config).items()
+    }
+    return {key: value for key, value in values.items() if key not in ADDED or value != ADDED[key]}
+
+
+def _limit(value: Any) -> float:
+    """A number of epochs or steps; infinite for None, and NaN, which compares with nothing, for an expression."""
+    if value is None:
+        return math.inf
+    return value if isinstance(value, int) else math.nan

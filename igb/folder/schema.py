@@ -1,6 +1,60 @@
-"""The files of a run folder and of a sweep's, and what their columns are."""
+"""The files of a run folder and of a sweep's, and their columns: each is defined here, once.
 
+A column is found by its name, new ones are appended, and one that an older file lacks has the value in `ABSENT`.
+"""
+
+import math
 from pathlib import Path
+
+SCHEMA = 2  # in run.json; 1, which does not say so, has neither `split` nor `tied_fraction`
+
+RUN, PLAN = "run.json", "sweep.json"
+STATUSES = ("running", "completed", "interrupted", "diverged", "failed")
+FINAL = ("completed", "diverged")  # of which the first is final unless there are more steps to go
+
+# metrics.csv has a row for each probe, view (split and batch norm) and class k.
+KEYS = {
+    "step": "optimizer steps done; 0 is initialisation",
+    "epoch": "step / steps per epoch",
+    "batch_norm": "normalised by `running` statistics (evaluation mode) or by those of each `batch`",
+    "class": "k, from 0",
+    "class_name": "its name",
+    "count": "images of class k",
+}
+QUANTITIES = {
+    "probability": "p̄_k, mean probability of class k over the images of class k",
+    "accuracy": "share of the images of class k that are predicted as k",
+    "mean_probability": "mean probability of class k over all images",
+    "guess_fraction": "G_k, share of all images that are predicted as k",
+    "loss": "mean loss over the images of class k",
+    "gradient_norm": "mean L2 norm, over the images of class k, of a loss's gradient with respect to the logits",
+    "active_fraction": "share of the images of class k whose gradient is not zero",
+}
+ADDED_QUANTITIES = {
+    "tied_fraction": "share of the images of class k whose largest probability is that of several classes",
+}
+METRICS = (*KEYS, *QUANTITIES, "split", *ADDED_QUANTITIES)
+WHOLE_COLUMNS, TEXT_COLUMNS = ("step", "class", "count"), ("batch_norm", "class_name", "split")
+ABSENT = {"split": "test", "tied_fraction": math.nan}
+
+TRAIN = ("step", "epoch", "loss", "lr", "images_per_second")
+LOSS_CURVE = ("from_epoch", "name", "p_y", "loss", "gradient")
+MATRICES = ("step", "batch_norm", "probability", "prediction")  # arrays of matrices.npz
+
+
+def run_path(folder: Path) -> Path:
+    """How a run stands, on what it ran, and its config."""
+    return folder / RUN
+
+
+def table_path(folder: Path, name: str) -> Path:
+    """`metrics`, `train` or `loss_curve`."""
+    return folder / f"{name}.csv"
+
+
+def matrices_path(folder: Path) -> Path:
+    """The two matrices of every probe."""
+    return folder / "matrices.npz"
 
 
 def log_path(folder: Path) -> Path:
@@ -8,6 +62,26 @@ def log_path(folder: Path) -> Path:
     return folder / "igb.log"
 
 
+def config_path(folder: Path) -> Path:
+    """The composed config, as Hydra writes it."""
+    return folder / ".hydra" / "config.yaml"
+
+
+def overrides_path(folder: Path) -> Path:
+    """The overrides of the command line, as Hydra writes them."""
+    return folder / ".hydra" / "overrides.yaml"
+
+
+def hydra_path(folder: Path) -> Path:
+    """Hydra's own config of the run."""
+    return folder / ".hydra" / "hydra.yaml"
+
+
 def checkpoint_path(folder: Path) -> Path:
-    """Where a run keeps its last checkpoint."""
+    """The last checkpoint."""
     return folder / "checkpoints" / "last.ckpt"
+
+
+def previous_checkpoint_path(folder: Path) -> Path:
+    """The checkpoint before the last, until the run completes."""
+    return folder / "checkpoints" / "previous.ckpt"

@@ -1,27 +1,122 @@
-"""What a run's folder says to a command that would write there; imports nothing heavy."""
+"""How a run stands: run.json, which is read by whoever would write in a folder, and written by the run itself."""
 
+import datetime
 import json
 import logging
+import resource
+import sys
+import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from igb._checks import InputError
-from igb._files import replacing
-from igb.folder.lock import in_use
-from igb.folder.schema import checkpoint_path
+from igb import _slurm
+from igb._checks import InputError, one_line
+from igb._files import make_folder, replacing
+from igb.folder.lock import Lock, in_use
+from igb.folder.schema import FINAL, PLAN, SCHEMA, STATUSES, checkpoint_path, config_path, hydra_path, run_path
 
-PLAN = "sweep.json"
-FINAL = ("completed", "diverged")  # of which the first is final unless there are more steps to go
-MAY_DIFFER = ("data.root", "data.cache_dir")
-MAY_GROW = ("trainer.max_epochs", "trainer.max_steps")
+# Files of a run that a run which starts there would overwrite; igb.log is added to.
+OVERWRITTEN = ("metrics.csv", "train.csv", "loss_curve.csv", "matrices.npz", "checkpoints/*", "events.out.tfevents.*")
 
 log = logging.getLogger(__name__)
 
 
-def status(folder: Path, entries: dict[str, Any], queued: Callable[[], set[str]]) -> str:
+class RunState:
+    """run.json of a run that goes on; as a context manager it takes the folder's lock and settles how the run ended.
+
+    An exception's `status` is that of the run it ends: what it lacks is `failed`, and None leaves the run as it was.
+
+    Args:
+        folder: of the run; made if there is none. InputError if it cannot be written.
+        config: of the run.
+        facts: what else is known before it starts.
+    """
+
+    def __init__(self, folder: Path, config: DictConfig, **facts: Any) -> None:
+        self.folder = make_folder(folder, exclusively=False)
+        self.former = read(folder) or {}  # of the process that this one goes on from
+        self._config = config
+        self._lock = Lock(folder)
+        self._started = time.perf_counter()
+        self._seconds_before = 0.0
+        self.entries: dict[str, Any] = {
+            "schema": self.former.get("schema", 1) if self.former else SCHEMA,
+            "status": "running",
+            "started": datetime.datetime.now(datetime.UTC).isoformat(),
+            **self.former,
+            "seeds": {key: config[key] for key in ("seed", "init_seed", "data_seed")},
+            "slurm_job": _slurm.own_job(),
+            "config": OmegaConf.to_container(config),  # Hydra's file is not under the lock
+            **facts,
+        }
+        self.entries.pop("reason", None)
+
+    @property
+    def seconds(self) -> float:
+        """Spent on what is recorded, in the processes before this one too."""
+        return self._seconds_before + time.perf_counter() - self._started
+
+    def __enter__(self) -> "RunState":
+        self._lock.acquire()
+        if not config_path(self.folder).exists():  # a run started from Python
+            config_path(self.folder).parent.mkdir(exist_ok=True)
+            OmegaConf.save(self._config, config_path(self.folder))
+        self._write("running")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            status = "completed"
+        elif isinstance(error, KeyboardInterrupt | SystemExit):
+            status = "interrupted"
+        else:
+            status = getattr(error, "status", "failed") or str(self.former["status"])
+        if error is not None and status != "diverged":
+            self.entries["reason"] = one_line(error)
+        with ExitStack() as last:  # the lock is released whatever fails before it
+            last.callback(self._lock.release)
+            self._write(status)
+        log.info("%s: %s", status if status != "diverged" else f"diverged ({error})", self.folder)
+
+    def update(self, **entries: Any) -> None:
+        """Write more of what is known."""
+        self.entries |= entries
+        self._write("running")
+
+    def keep(self, **entries: Any) -> None:
+        """Have more to write when run.json is written next."""
+        self.entries |= entries
+
+    def resume(self, step: int, seconds: float) -> None:
+        """Go on from a checkpoint that was written after `step` steps and so many seconds."""
+        self._seconds_before = seconds
+        self.entries["resumed"] = [*self.former.get("resumed", []), step]
+
+    def start_anew(self) -> None:
+        """Drop what an earlier start, whose checkpoints are lost, said of its course."""
+        self.entries["schema"] = SCHEMA
+        for name in ("resumed", "checkpoint_seconds"):
+            self.entries.pop(name, None)
+
+    def _write(self, status: str) -> None:
+        entries = {
+            **self.entries,
+            "status": status,
+            "wall_seconds": round(self.seconds, 3),
+            "peak_memory_bytes": max(peak_memory(), self.former.get("peak_memory_bytes", 0)),
+        }
+        with replacing(run_path(self.folder)) as partial:
+            partial.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+
+
+def current_status(folder: Path, entries: dict[str, Any], queued: Callable[[], set[str]]) -> str:
     """How the run with this run.json stands: who says `running` but is no more was interrupted.
 
     It runs while a process holds the folder's lock, or, where a lock is not seen from another machine, while its job is
@@ -34,31 +129,44 @@ def status(folder: Path, entries: dict[str, Any], queued: Callable[[], set[str]]
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """run.json of a folder, or None if it holds no run; InputError if it is damaged."""
-    path = folder / "run.json"
+    """run.json of a folder, or None if there is none; InputError if it is damaged or of another program."""
+    path = run_path(folder)
     try:
-        entries: dict[str, Any] = json.loads(path.read_text())
+        entries = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error}); remove {folder} to start anew") from error
+        raise InputError(f"{path} is damaged ({one_line(error)}); remove {folder} to start anew") from error
+    if not isinstance(entries, dict) or not isinstance(entries.get("status"), str) or entries["status"] not in STATUSES:
+        raise InputError(f"{path} has no status of a run of igb; it is damaged or of another program")
     return entries
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raise InputError if a folder without a run.json holds files that a run which starts there would overwrite."""
+    found = next((file for pattern in OVERWRITTEN for file in sorted(folder.glob(pattern))), None)
+    with suppress(Exception):  # Hydra's own file, whole or not, if it is one
+        if OmegaConf.select(OmegaConf.load(hydra_path(folder)), "hydra.help.app_name") not in (None, "igb"):
+            found = hydra_path(folder)
+    if found is not None:
+        raise InputError(f"{folder} holds {found.relative_to(folder)} but no run.json of igb's; give another folder")
 
 
 def plan(sweep: Path, names: Sequence[str]) -> None:
     """Keep the names of a sweep's runs in its folder, beside those of an earlier command."""
     with replacing(sweep / PLAN) as partial:
-        partial.write_text(json.dumps(list(dict.fromkeys([*planned(sweep), *names])), indent=1) + "\n")
+        text = json.dumps(list(dict.fromkeys([*planned(sweep), *names])), indent=1)
+        partial.write_text(text + "\n", encoding="utf-8")
 
 
 def planned(sweep: Path) -> list[str]:
     """The names of the runs that a sweep has, or is to have."""
     try:
-        names: list[str] = json.loads((sweep / PLAN).read_text())
+        names: list[str] = json.loads((sweep / PLAN).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
-        raise InputError(f"{sweep / PLAN} is damaged ({error}); remove it") from error
+        raise InputError(f"{sweep / PLAN} is damaged ({one_line(error)}); remove it") from error
     return names
 
 
@@ -70,6 +178,8 @@ def finished(folder: Path, config: DictConfig) -> str | None:
     entries = read(folder)
     if entries is None or entries["status"] not in FINAL:
         return None
+    if not all(isinstance(entries.get(name), int) for name in ("steps_per_epoch", "total_steps")):
+        raise InputError(f"{run_path(folder)} has no steps_per_epoch or total_steps; it is damaged")
     steps = config.trainer.max_epochs * entries["steps_per_epoch"]
     if config.trainer.max_steps is not None:
         steps = min(steps, config.trainer.max_steps)
@@ -77,3 +187,12 @@ def finished(folder: Path, config: DictConfig) -> str | None:
     if more and entries["total_steps"] > 0 and not checkpoint_path(folder).exists():
         raise InputError(f"trainer.max_steps or max_epochs grew, but the run in {folder} kept no checkpoint")
     return None if more else str(entries["status"])
+
+
+def peak_memory() -> int:
+    """The largest resident memory of this process so far, in bytes; in a sweep the jobs before are counted in."""
+    with suppress(OSError, KeyError):  # Linux; the other source counts in the process that started this one
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return int(status["VmHWM"].split()[0]) * 1024
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes if sys.platform == "darwin" else kilobytes * 1024

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from igb import _checks
+from igb._checks import InputError
 
 
 class TrueClassLoss(nn.Module, ABC):
@@ -27,11 +28,14 @@ class TrueClassLoss(nn.Module, ABC):
     def forward(self, logits: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
         """The mean loss over a batch, or with `reduction="none"` the loss of each sample.
 
-        Shapes: logits [N, C], target [N] with classes 0 to C-1; the result is a scalar, or [N].
+        Shapes: logits [N, C], target [N] of whole numbers from 0 to C-1; the result is a scalar, or [N]. InputError for
+        any other target, such as class probabilities or a label of -100 to be ignored.
         """
         _checks.choice("reduction", reduction, ("mean", "none"))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        losses = self.of_log_probability(-F.cross_entropy(logits, target, reduction="none"))
+        _check_target(logits, target)
+        log_p = F.log_softmax(logits, dim=1).gather(1, target.long()[:, None])[:, 0]
+        losses = self.of_log_probability(log_p)
         return losses if reduction == "none" else losses.mean()
 
 
@@ -90,3 +94,17 @@ class PiecewiseZeroLoss(TrueClassLoss):
     def extra_repr(self) -> str:
         """The parameters, for `str(loss)`."""
         return f"cutoff={self.cutoff:g}"
+
+
+def _check_target(logits: Tensor, target: Tensor) -> None:
+    """Raise InputError unless targets are a class for each sample."""
+    if target.is_floating_point() or target.ndim != 1 or logits.ndim != 2 or len(target) != len(logits):
+        raise InputError(
+            f"target must be whole numbers [N], a class for each sample of logits [N, C]; it is {target.dtype} "
+            f"{list(target.shape)} with logits {list(logits.shape)}"
+        )
+    # On a GPU to look would wait for it; there torch itself stops at a class that is none.
+    if target.device.type == "cpu" and len(target):
+        least, most = int(target.min()), int(target.max())
+        if least < 0 or most >= logits.shape[1]:
+            raise InputError(f"target must lie from 0 to {logits.shape[1] - 1}; it lies from {least} to {most}")

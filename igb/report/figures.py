@@ -14,34 +14,23 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from igb._plots import (
+    MOST_NAMES,
+    STYLE,
+    Array,
+    bar_legend,
+    bars,
+    class_colours,
+    short_name,
+)  # fmt: skip
 from igb.report.landscape import DEAD, WRONG, LossCurve
-from igb.report.metrics import Array
 from igb.report.regime import MEASURES, RegimeMap
 from igb.report.settings import Panel
 
-# Paul Tol's "muted" scheme and black: ten colours that stay apart for colour-blind readers. The dashes of every
-# second one keep neighbours apart in print.
-COLOURS = (
-    "#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499", "#000000",
-)  # fmt: skip
-# The same, lightened where they would be lost on a dark page.
-DARK_COLOURS = (
-    "#8F86E8", "#88CCEE", "#44AA99", "#4DB868", "#B9B94A", "#DDCC77", "#E58A97", "#D4609A", "#C67BC6", "#E8E8E8",
-)  # fmt: skip
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.2)))
-STYLE: Any = {
-    "font.size": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "hatch.linewidth": 0.8,
-    "pdf.fonttype": 42,  # text stays text
-    "text.parse_math": False,  # names are text from a user's disk
-}
 BAND_ALPHA = 0.1
 REGION_COLOURS = {WRONG: "#CC6677", DEAD: "#999999"}
 PANELS_ACROSS = 3
-LONGEST_NAME, MOST_NAMES = 20, 20  # characters of a class's name, and classes that are named
 LONGEST_SIDE = 30_000  # pixels of a PNG, of which matplotlib can draw 65,536
 
 FIGURE_2 = {
@@ -70,7 +59,7 @@ def figure1(panels: Sequence[Panel]) -> Figure:
             axes.remove()
         for axes, panel in zip(grid.flat, panels, strict=False):
             own, over_all = panel.curves("probability"), panel.curves("mean_probability")
-            _bars(axes, names, own.mean[0], over_all.mean[0])
+            bars(axes, names, own.mean[0], over_all.mean[0])
             if own.n[0] > 1:
                 for offset, curves in ((-0.2, own), (0.2, over_all)):
                     half = curves.high[0] - curves.mean[0]
@@ -81,18 +70,7 @@ def figure1(panels: Sequence[Panel]) -> Figure:
             axes.set_ylabel("mean probability")
         for axes in grid.flat[max(len(panels) - across, 0) : len(panels)]:
             axes.tick_params(labelbottom=True)  # also above a gap in the last row
-        _bar_legend(figure)
-    return figure
-
-
-def initial(names: Sequence[str], own: Array, over_all: Array) -> Figure:
-    """Mean predicted probability of each class, over its own images and over all, both [C]."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(max(1.2 + 0.28 * len(names), 3.5), 2.4), layout="constrained")
-        axes = figure.subplots()
-        _bars(axes, names, own, over_all)
-        axes.set_ylabel("mean probability")
-        _bar_legend(figure)
+        bar_legend(figure)
     return figure
 
 
@@ -134,7 +112,7 @@ def over_training(panels: Sequence[Panel], quantities: Mapping[str, str]) -> Fig
             axes.set_xlabel("epochs (log scale)")
         every = -(-len(names) // MOST_NAMES)  # where there are more they shade into each other
         handles = [
-            Line2D([], [], color=colours[k], linestyle=DASHES[k % 2], label=_short(names[k]))
+            Line2D([], [], color=colours[k], linestyle=DASHES[k % 2], label=short_name(names[k]))
             for k in range(0, len(names), every)
         ]
         counts = {panel.count for panel in panels}
@@ -203,23 +181,6 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None})
 
 
-def class_colours(classes: int) -> list[str]:
-    """A colour for each class."""
-    return _some(COLOURS, classes, darkest=0.0)
-
-
-def dark_colours(classes: int) -> list[str]:
-    """The same for a dark page."""
-    return _some(DARK_COLOURS, classes, darkest=0.3)
-
-
-def _some(scheme: Sequence[str], classes: int, darkest: float) -> list[str]:
-    if classes <= len(scheme):
-        return list(scheme[:classes])
-    shades = np.linspace(darkest, 1, classes)
-    return [mpl.colors.to_hex(colour) for colour in mpl.colormaps["viridis"](shades)]
-
-
 def epoch_range(panels: Sequence[Panel]) -> tuple[float, float]:
     """The first batch and the last probe of the panels, in epochs."""
     last = max(max(run.metrics["epoch"]) for panel in panels for run in panel.runs)
@@ -253,29 +214,6 @@ def _title(panel: Panel) -> str:
         line for part in panel.title.split("\n") for line in textwrap.wrap(part, 40, max_lines=3, placeholder=" …")
     ]
     return "\n".join([*lines, *filter(None, [panel.count])])
-
-
-def _short(name: str) -> str:
-    """A class's name, cut where it would take the room of what is drawn."""
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
-
-
-def _bars(axes: Axes, names: Sequence[str], own: Array, over_all: Array) -> None:
-    at, colours = np.arange(len(names)), class_colours(len(names))
-    axes.bar(at - 0.2, own, 0.4, color=colours)
-    axes.bar(at + 0.2, over_all, 0.4, facecolor="none", edgecolor=colours, hatch="/////", linewidth=0.8)
-    axes.set(ylim=(0, 1))
-    every = -(-len(names) // MOST_NAMES)
-    shown = list(map(_short, names))[::every]
-    axes.set_xticks(at[::every], shown, rotation=45, ha="right", rotation_mode="anchor")
-
-
-def _bar_legend(figure: Figure) -> None:
-    handles = [
-        Patch(facecolor="0.35", label="over the images of the class"),
-        Patch(facecolor="none", edgecolor="0.35", hatch="/////", label="over all images"),
-    ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
 
 
 def _heat_map(axes: Axes, one: RegimeMap, cells: Sequence[Sequence[Any]]) -> None:

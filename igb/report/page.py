@@ -12,6 +12,7 @@ import pandas as pd
 import yaml
 from markupsafe import Markup
 
+from igb import _plots
 from igb._files import replacing
 from igb.report import figures
 from igb.report.landscape import LossCurve, loss_curves
@@ -94,7 +95,7 @@ def thinned(steps: Sequence[int], points: int) -> list[int]:
 
 
 def _colours(count: int) -> dict[str, list[str]]:
-    return {"light": figures.class_colours(count), "dark": figures.dark_colours(count)}
+    return {"light": _plots.class_colours(count), "dark": _plots.dark_colours(count)}
 
 
 def _data(panels: Sequence[Panel], notes: Sequence[str]) -> tuple[Markup, list[str]]:

@@ -1,5 +1,6 @@
 """Reading run folders into pandas."""
 
+import csv
 import functools
 import io
 import json
@@ -22,17 +23,21 @@ from omegaconf.errors import OmegaConfBaseException
 
 from igb import _slurm
 from igb._checks import InputError, one_line
-from igb.folder.state import FINAL, PLAN, planned, status
-
-SEEDS = ("seed", "init_seed", "data_seed")
-QUANTITIES = (
-    "probability", "accuracy", "mean_probability", "guess_fraction", "loss", "gradient_norm", "active_fraction",
+from igb.folder.identity import MAY_DIFFER, SEED, flat, having, identity
+from igb.folder.schema import (
+    ABSENT,
+    FINAL,
+    LOSS_CURVE,
+    METRICS,
+    PLAN,
+    RUN,
+    TEXT_COLUMNS,
+    WHOLE_COLUMNS,
+    hydra_path,
+    overrides_path,
+    table_path,
 )  # fmt: skip
-WHOLE, TEXTS = ("step", "class", "count"), ("batch_norm", "class_name")
-COLUMNS = ("step", "epoch", "batch_norm", "class", "class_name", "count", *QUANTITIES)
-LOSS_CURVE = ("from_epoch", "name", "p_y", "loss", "gradient")
-# What makes no difference to what a run measures.
-INDIFFERENT = ("name", "data.cache_dir", "trainer.checkpoint_minutes", "trainer.keep_checkpoint")
+from igb.folder.state import current_status, planned, read
 
 
 @dataclass
@@ -72,7 +77,7 @@ class Run:
     @property
     def seeds(self) -> dict[str, Any]:
         """Its seeds by their keys."""
-        return self.info["seeds"] or {key: self.overrides[key] for key in SEEDS if key in self.overrides}
+        return self.info["seeds"] or {key: self.overrides[key] for key in having(SEED) if key in self.overrides}
 
     @functools.cached_property
     def config(self) -> Any:
@@ -82,10 +87,10 @@ class Run:
     @functools.cached_property
     def choices(self) -> dict[str, Any]:
         """The option of each config group."""
-        file = self.folder / ".hydra" / "hydra.yaml"
         try:
-            found: dict[str, Any] = yaml.load(file.read_text(), _Loader)["hydra"]["runtime"]["choices"]
-        except (OSError, yaml.YAMLError, KeyError, TypeError):
+            text = hydra_path(self.folder).read_text(encoding="utf-8")
+            found: dict[str, Any] = yaml.load(text, _Loader)["hydra"]["runtime"]["choices"]
+        except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
             return {}
         return found
 
@@ -112,7 +117,7 @@ class Run:
         if quantity == "gradient_share":
             total = self.table("gradient_norm", batch_norm) * self.table("count", batch_norm)
             return total.div(total.sum(axis=1).replace(0, np.nan), axis=0)
-        rows = self.metrics[self.metrics["batch_norm"] == batch_norm]
+        rows = self.metrics[(self.metrics["batch_norm"] == batch_norm) & (self.metrics["split"] == "test")]
         classes = len(self.info["class_names"])
         values = rows[quantity].to_numpy().reshape(-1, classes)
         return pd.DataFrame(values, index=pd.Index(rows["step"].to_numpy()[::classes], name="step"))
@@ -120,7 +125,7 @@ class Run:
     def loss_curve(self) -> pd.DataFrame | None:
         """loss_curve.csv less a torn line; None if there is none that can be read."""
         try:
-            text = (self.folder / "loss_curve.csv").read_text()
+            text = table_path(self.folder, "loss_curve").read_text(encoding="utf-8")
             table = pd.read_csv(io.StringIO(text[: text.rfind("\n") + 1]))[list(LOSS_CURVE)]
         except (OSError, ValueError, KeyError):
             return None
@@ -143,10 +148,10 @@ def load_runs(folders: str | Path | Sequence[str | Path]) -> pd.DataFrame:
 def table_of(runs: Sequence[Run]) -> pd.DataFrame:
     """The table of `load_runs`."""
     lengths = [len(run.metrics) for run in runs]
-    names = {text: sorted({name for run in runs for name in run.metrics[text].cat.categories}) for text in TEXTS}
+    names = {text: sorted({name for run in runs for name in run.metrics[text].cat.categories}) for text in TEXT_COLUMNS}
     parts = []
     for run in runs:  # categories that are the same in all are kept when they are put together
-        texts = {text: run.metrics[text].cat.set_categories(names[text]) for text in TEXTS}
+        texts = {text: run.metrics[text].cat.set_categories(names[text]) for text in TEXT_COLUMNS}
         parts.append(run.metrics.assign(**texts))
     table = pd.concat(parts, ignore_index=True)
     keys = differing(runs)
@@ -177,7 +182,7 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder")
-        for file in sorted(folder.rglob("run.json")):
+        for file in sorted(folder.rglob(RUN)):
             try:
                 found[file.parent.resolve()] = _read(file.parent, queued)
             except (OSError, ValueError) as error:
@@ -187,7 +192,7 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
                 left_out += [
                     f"{plan.parent / name}: not begun"
                     for name in planned(plan.parent)
-                    if not (plan.parent / name / "run.json").exists()
+                    if not (plan.parent / name / RUN).exists()
                 ]
             except (InputError, TypeError) as error:
                 left_out.append(f"what {plan} plans: {one_line(error)}")
@@ -204,9 +209,10 @@ def differing(runs: Sequence[Run]) -> list[str]:
     """
     keys = dict.fromkeys(key for run in runs for key in run.overrides)
     if not all(run.overrides for run in runs):
-        written = (item for run in runs for item in _keys(run.info["config"]).items())
+        written = (item for run in runs for item in flat(run.info["config"]).items())
         keys |= dict.fromkeys(key for key, value in written if "${" not in str(value))
-    return [key for key in keys if key not in INDIFFERENT and len({_same(run.value(key)) for run in runs}) > 1]
+    free = {*having(MAY_DIFFER)} - ({"data.root"} if len({run.info.get("images") for run in runs}) > 1 else set())
+    return [key for key in keys if key not in free and len({_same(run.value(key)) for run in runs}) > 1]
 
 
 def described(run: Run, keys: Sequence[str]) -> str:
@@ -217,27 +223,31 @@ def described(run: Run, keys: Sequence[str]) -> str:
 
 
 def setting(run: Run) -> str:
-    """What is the same in two runs that differ in nothing but their seeds, and in what makes no difference."""
-    config = run.info["config"] or run.overrides
-    values = {key: value for key, value in _keys(config).items() if key not in (*SEEDS, *INDIFFERENT)}
-    return _same([values, run.class_names, run.steps_per_epoch])
+    """What is the same in two runs that differ in nothing but their seeds, what may differ, and how long they are."""
+    return _same([identity(run.info["config"] or run.overrides), run.class_names, run.steps_per_epoch])
 
 
 def read_metrics(file: Path, classes: int) -> pd.DataFrame:
     """metrics.csv up to its last whole probe: a run that was killed may have left a torn line or a part of a probe.
 
-    Raises ValueError for a file that is not one.
+    A column that a file of an older schema lacks has the value in `ABSENT`. Raises ValueError for a file that is no
+    metrics.csv.
     """
     content = file.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
-    header = whole[: whole.find(b"\n")].decode().strip().split(",")
-    if missing := [name for name in COLUMNS if name not in header]:
+    while whole.count(b'"') % 2:  # torn at a line break within a name
+        whole = whole[: whole.rfind(b"\n", 0, -1) + 1]
+    header = next(csv.reader([whole[: whole.find(b"\n")].decode(errors="replace")]), [])
+    if missing := [name for name in METRICS if name not in header and name not in ABSENT]:
         raise ValueError(f"metrics.csv has no column {missing[0]!r}; it is of another version of igb")
-    types = dict.fromkeys(COLUMNS, pa.float64())
-    types |= dict.fromkeys(WHOLE, pa.int64()) | dict.fromkeys(TEXTS, pa.dictionary(pa.int32(), pa.string()))
-    options = pyarrow.csv.ConvertOptions(
-        column_types=types, include_columns=COLUMNS, null_values=["nan"], strings_can_be_null=False
+    types = dict.fromkeys(METRICS, pa.float64())
+    types |= dict.fromkeys(WHOLE_COLUMNS, pa.int64()) | dict.fromkeys(
+        TEXT_COLUMNS, pa.dictionary(pa.int32(), pa.string())
     )
+    options = pyarrow.csv.ConvertOptions(
+        column_types=types, include_columns=[name for name in METRICS if name in header], null_values=["nan"],
+        strings_can_be_null=False,
+    )  # fmt: skip
     parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
     try:
         arrow = pyarrow.csv.read_csv(io.BytesIO(whole), parse_options=parse, convert_options=options)
@@ -247,18 +257,20 @@ def read_metrics(file: Path, classes: int) -> pd.DataFrame:
     if (arrow["class"].to_numpy().reshape(-1, classes) != np.arange(classes)).any():
         raise ValueError(f"metrics.csv does not have the {classes} classes of run.json in every probe; it is damaged")
     table: pd.DataFrame = arrow.unify_dictionaries().to_pandas()
-    for mode, steps in table.iloc[::classes].groupby("batch_norm", observed=True)["step"]:
+    for name, value in ABSENT.items():
+        if name not in table:
+            table[name] = pd.Categorical([value] * len(table)) if name in TEXT_COLUMNS else value
+    table = table[list(METRICS)]
+    for (_, mode), steps in table.iloc[::classes].groupby(["split", "batch_norm"], observed=True)["step"]:
         if not steps.is_monotonic_increasing or not steps.is_unique:
             raise ValueError(f"the {mode} probes of metrics.csv are not in the order of their steps; it is damaged")
     return table
 
 
 def _read(folder: Path, queued: Callable[[], set[str]]) -> Run:
-    info = json.loads((folder / "run.json").read_text())
-    if not isinstance(info, dict) or not isinstance(info.get("status"), str):
-        raise ValueError("run.json has no 'status' that is right; it is damaged or of another version of igb")
-    info["status"] = status(folder, info, queued)
-    if "class_names" not in info or not (folder / "metrics.csv").exists():
+    info = read(folder) or {}
+    info["status"] = current_status(folder, info, queued)
+    if "class_names" not in info or not table_path(folder, "metrics").exists():
         raise ValueError(f"no probe yet ({info['status']})")
     names = info["class_names"]
     right = {
@@ -271,16 +283,16 @@ def _read(folder: Path, queued: Callable[[], set[str]]) -> Run:
         raise ValueError(f"run.json has no {wrong[0]!r} that is right; it is damaged or of another version of igb")
     for key in ("seeds", "config"):  # earlier versions had none
         info[key] = info[key] if isinstance(info.get(key), dict) else {}
-    metrics = read_metrics(folder / "metrics.csv", len(names))
+    metrics = read_metrics(table_path(folder, "metrics"), len(names))
     if metrics.empty:
         raise ValueError(f"no probe yet ({info['status']})")
-    return Run(folder, "", _overrides(folder / ".hydra" / "overrides.yaml"), info, metrics)
+    return Run(folder, "", _overrides(overrides_path(folder)), info, metrics)
 
 
 def _overrides(file: Path) -> dict[str, Any]:
     """The overrides of a run by their keys; none if they cannot be read, since the config has what they say."""
     try:
-        return dict(map(_parse, yaml.load(file.read_text(), _Loader)))
+        return dict(map(_parse, yaml.load(file.read_text(encoding="utf-8"), _Loader)))
     except (OSError, yaml.YAMLError, HydraException, TypeError, ValueError):
         return {}
 
@@ -293,14 +305,6 @@ def _parse(override: str) -> tuple[str, Any]:
     """The key and the typed value of an override."""
     parsed = OverridesParser.create().parse_override(override)
     return parsed.key_or_group, parsed.value()
-
-
-def _keys(config: Any, prefix: str = "") -> dict[str, Any]:
-    """The values of a config by their dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        found |= _keys(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return found
 
 
 def _same(value: Any) -> str:

@@ -4,13 +4,15 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
+from igb.folder.identity import MAY_GROW, SEED, having
 from igb.report.metrics import Array, favoured_order
-from igb.report.runs import SEEDS, Run, described, differing, setting
+from igb.report.runs import Run, described, differing, setting
 
 ALIGNMENTS = ("class", "favoured")
 CONFIDENCE = 0.95
@@ -109,11 +111,15 @@ def mean_and_half_width(values: Array, counted: np.ndarray) -> tuple[Array, Arra
 
 
 def settings(runs: Sequence[Run]) -> list[Setting]:
-    """The settings of the runs, in the order they started; a run of the same seeds again is a setting of its own."""
-    together: dict[tuple[str, int], list[Run]] = {}
-    times: Counter[tuple[str, str]] = Counter()
-    for run in runs:
-        same = setting(run)
+    """The settings of the runs, in the order they started; a run of the same seeds again is a setting of its own.
+
+    Runs of a setting may differ in how long they are, unless it is by that that runs of the same seeds differ.
+    """
+    by_length = _differ_in_length(runs)
+    together: dict[tuple[Any, ...], list[Run]] = {}
+    times: Counter[tuple[Any, ...]] = Counter()
+    for run, images in zip(runs, _images(runs), strict=True):
+        same = (setting(run), images, _length(run) if by_length else None)
         again = times[same, str(run.seeds)]
         times[same, str(run.seeds)] += 1
         together.setdefault((same, again), []).append(run)
@@ -132,8 +138,28 @@ def settings(runs: Sequence[Run]) -> list[Setting]:
 
 
 def swept(runs: Sequence[Run]) -> list[str]:
-    """The keys, seeds aside, that were set and are not the same in every run."""
-    return [key for key in differing(runs) if key not in SEEDS]
+    """The keys that were set and are not the same in every run, less seeds, and limits that are not what tells runs."""
+    free = {*having(SEED), *(() if _differ_in_length(runs) else having(MAY_GROW))}
+    return [key for key in differing(runs) if key not in free]
+
+
+def _length(run: Run) -> tuple[Any, ...]:
+    return tuple(run.value(key) for key in having(MAY_GROW))
+
+
+def _differ_in_length(runs: Sequence[Run]) -> bool:
+    """Whether there are runs that are the same, seeds too, but for how long they are."""
+    lengths: dict[tuple[str, str], set[tuple[Any, ...]]] = {}
+    for run in runs:
+        lengths.setdefault((setting(run), str(run.seeds)), set()).add(_length(run))
+    return any(len(found) > 1 for found in lengths.values())
+
+
+def _images(runs: Sequence[Run]) -> list[Any]:
+    """What tells the images of each run: their hash, or of an older run that has none, that of others at its place."""
+    at_place = {run.value("data.root"): run.info["images"] for run in runs if "images" in run.info}
+    places = [run.value("data.root") for run in runs]
+    return [run.info.get("images", at_place.get(place, place)) for run, place in zip(runs, places, strict=True)]
 
 
 def panels(runs: Sequence[Run], align: str = "class") -> list[Panel]:

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from igb import _checks, _slurm
 from igb._checks import InputError, one_line, one_line_exit
 from igb._files import make_folder
-from igb.folder import state
+from igb.folder import schema, state
 from igb.folder.schema import checkpoint_path, log_path
 from igb.sweeps.jobs import Job, ProcessLauncher
 from igb.training.stopping import Stop, StoppedError
@@ -174,7 +174,7 @@ class SlurmLauncher(ProcessLauncher):
             for name in [name for name in jobs if name not in ended]:
                 standing = alive[name].standing if name in alive else "ended"
                 status = _status(jobs[name].folder)
-                if standing == "ended" and status not in (*state.FINAL, "failed"):
+                if standing == "ended" and status not in (*schema.FINAL, "failed"):
                     # The last words may take a while to come through a network file system.
                     if time.monotonic() - gone.setdefault(name, time.monotonic()) < PATIENCE:
                         continue

@@ -25,8 +25,8 @@ from igb import _checks
 from igb._checks import InputError, one_line, one_line_exit
 from igb._files import make_folder
 from igb._paths import is_given, quoted
-from igb.folder import state
-from igb.folder.identity import MAY_DIFFER, MAY_GROW
+from igb.folder import schema, state
+from igb.folder.identity import essence
 from igb.folder.lock import Lock
 from igb.folder.schema import log_path
 from igb.sweeps.jobs import check_jobs, refuse_several_devices
@@ -127,7 +127,7 @@ class IgbSweeper(BasicSweeper):
                 reason = one_line(error)
             reason = reason or "it ended without a word; it was killed, or its node was lost"
             failed.append(f"igb: failed: {name}: {reason}; see {log_path(sweep / name)}")
-        counts = ", ".join(f"{ended[status]} {status}" for status in state.FINAL)
+        counts = ", ".join(f"{ended[status]} {status}" for status in schema.FINAL)
         print("\n".join([*failed, f"igb: {counts}, {len(failed)} failed"]), file=sys.stderr, flush=True)
         if failed:
             sys.exit(1)
@@ -171,20 +171,14 @@ def run_names(jobs: Sequence[Sequence[str]], sweep: Path) -> list[str]:
         with contextlib.suppress(yaml.YAMLError, UnicodeDecodeError):  # of a file that was not written to its end
             overrides = yaml.safe_load(file.read_text())
             if isinstance(overrides, list) and all(isinstance(item, str) for item in overrides):
-                existing.setdefault(_essence(overrides), []).append(file.parent.parent.name)
-    essences = [_essence(job) for job in jobs]
+                existing.setdefault(essence(overrides), []).append(file.parent.parent.name)
+    wanted = [essence(job) for job in jobs]
     names = []
-    for job, essence in zip(jobs, essences, strict=True):
-        name, others = run_name(job), existing.get(essence, [])
-        alone = len(others) == 1 and essences.count(essence) == 1  # else it is by limits that runs differ
+    for job, its in zip(jobs, wanted, strict=True):
+        name, others = run_name(job), existing.get(its, [])
+        alone = len(others) == 1 and wanted.count(its) == 1  # else it is by limits that runs differ
         names.append(others[0] if alone else name)
     return names
-
-
-def _essence(overrides: Sequence[str]) -> frozenset[str]:
-    """The overrides that make a run what it is."""
-    free = tuple(f"{key}=" for key in (*MAY_DIFFER, *MAY_GROW))
-    return frozenset(item for item in overrides if not item.startswith(("name=", "hydra.", "hydra/", *free)))
 
 
 def _name(job: JobReturn) -> str:

@@ -1,5 +1,7 @@
 """The LightningModule that trains a network."""
 
+from typing import Any
+
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from igb.compute import Compute, channels_last
 from igb.data import Batch
 from igb.losses import LossSchedule
 from igb.training.optimizers import MakeOptimizer
+from igb.training.step import Step
 
 
 class Classifier(pl.LightningModule):
@@ -17,7 +20,7 @@ class Classifier(pl.LightningModule):
     Args:
         network: maps images [N, 1, H, W] to logits [N, C].
         losses: the loss of every epoch.
-        make_optimizer: called with the network's parameters.
+        make_optimizer: called with the parameters of the network, and of the losses where they have some.
         compute: how the network's arithmetic is done.
     """
 
@@ -25,6 +28,7 @@ class Classifier(pl.LightningModule):
         self, network: nn.Module, losses: LossSchedule, make_optimizer: MakeOptimizer, compute: Compute
     ) -> None:
         super().__init__()
+        self.automatic_optimization = False  # the step is ours
         self.network = channels_last(network)
         self.losses = losses
         self.compute = compute
@@ -39,18 +43,30 @@ class Classifier(pl.LightningModule):
         return logits.to(images.dtype)
 
     def setup(self, stage: str) -> None:
-        """Set the process up, after Lightning has; on several GPUs batch norm is over the batch, not a share of it."""
+        """Set the process up, after Lightning has; on several GPUs batch norm is over the batch, not a shard of it."""
         device = self.trainer.strategy.root_device
-        self.compute.start(device)
+        self.compute.set_up(device)
         if self.trainer.world_size > 1 and device.type == "cuda":
             self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
 
+    def on_fit_start(self) -> None:
+        """Make the step."""
+        optimizer: Any = self.optimizers()
+        self._step = Step(self, optimizer, self.manual_backward)
+
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """The loss of a batch; of a share of one, scaled so that the mean over all processes is the batch's."""
+        """Train on a batch; its loss, of a shard of one so weighted that the mean over all processes is the batch's."""
         images, labels, size = batch
-        loss: Tensor = self.losses.at(self.current_epoch)(self(images), labels)
-        return loss * (self.trainer.world_size * len(labels) / size)
+        weight = self.trainer.world_size * len(labels) / size
+        return self._step(images, labels, self.losses.at(self.current_epoch), weight)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The optimizer over all parameters of the network."""
-        return self._make_optimizer(self.network.parameters())
+        """The optimizer over all parameters of the network and the losses."""
+        return self._make_optimizer([*self.network.parameters(), *self.losses.parameters()])
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Count steps where Lightning looks for them: checkpoints of schema 1 have them under its own optimisation."""
+        loop = checkpoint["loops"]["fit_loop"]
+        steps = loop["epoch_loop.manual_optimization.optim_step_progress"]
+        if steps["total"]["completed"] != checkpoint["global_step"]:
+            steps["total"] = dict.fromkeys(steps["total"], checkpoint["global_step"])

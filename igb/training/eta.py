@@ -1,95 +1,103 @@
 """How long a run will take, from what its steps and probes took so far."""
 
-import bisect
 import logging
-import time
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import TQDMProgressBar
 
-from igb.training.probe import FIRST_BATCHES, LOG_POINTS, Probe, probe_steps
-from igb.training.step_losses import Steps
+from igb.schedule import FIRST_BATCHES, LOG_POINTS, Schedule, probe_steps
+from igb.training.probe import ProbeCallback
+from igb.training.step_losses import StepLosses
+from igb.training.stopwatch import Stopwatch
 
 log = logging.getLogger(__name__)
 
 
-class Pace(pl.Callback):
+class Eta(pl.Callback):
     """Times steps and probes as they happen, and after the first ten steps says how long the rest will take.
 
     It stands behind the probe in the trainer's list. Recording counts as part of a step; the first step, in which
     libraries set themselves up, does not count.
+
+    Args:
+        schedule: of the run.
+        stopwatch: of the run.
+        probe: whose dominance is told at the end of an epoch.
+        every_batch: whether the probe comes after every batch of epoch one.
     """
 
-    def __init__(self, probe: Probe) -> None:
-        self.probe = probe
+    def __init__(self, schedule: Schedule, stopwatch: Stopwatch, probe: ProbeCallback, every_batch: bool) -> None:
+        self.schedule, self.stopwatch, self.probe, self.every_batch = schedule, stopwatch, probe, every_batch
         self.step_seconds = self.probe_seconds = 0.0  # of one each, on average
         self._step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start counting."""
-        self._schedule = sorted(self.probe.steps)
         self._first = self._step = trainer.global_step
-        self._probing = self.probe.seconds
+        self._probing = self.stopwatch.probes
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Count a step, and the probe after it if there was one."""
         self._step = trainer.global_step
-        training = time.perf_counter() - self.probe.seconds
+        training = self.stopwatch.outside_probes()
         if self._step == self._first + 1:
             self._started = training
         else:
             self.step_seconds = (training - self._started) / (self._step - self._first - 1)
-        if probes := self._probes_until(self._step) - self._probes_until(self._first):
-            self.probe_seconds = (self.probe.seconds - self._probing) / probes
-        if self._step == self._first + FIRST_BATCHES < self.probe.total_steps:
+        if probes := self.schedule.probes_until(self._step) - self.schedule.probes_until(self._first):
+            self.probe_seconds = (self.stopwatch.probes - self._probing) / probes
+        if self._step == self._first + FIRST_BATCHES < self.schedule.total_steps:
             log.info("estimate: %s", self.estimate())
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say where the run stands, where no progress bar does."""
+        if not trainer.progress_bar_callback:
+            epochs, dominance = self.schedule.epochs, self.probe.dominance
+            log.info("epoch %d of %d: dominance %.2f", trainer.current_epoch + 1, epochs, dominance)
 
     def remaining(self) -> tuple[float, float]:
         """Seconds still to go for training and for probing."""
-        probes = len(self._schedule) - self._probes_until(self._step)
-        return (self.probe.total_steps - self._step) * self.step_seconds, probes * self.probe_seconds
+        probes = len(self.schedule.probe_steps) - self.schedule.probes_until(self._step)
+        return (self.schedule.total_steps - self._step) * self.step_seconds, probes * self.probe_seconds
 
     def estimate(self) -> str:
         """What is to go, in words, and what `probe=log` would take where probing takes longer than training."""
         training, probing = self.remaining()
-        if not self.probe_seconds:  # a run that goes on, between probes
+        if not self.probe_seconds:  # a run that resumes between probes
             return f"{duration(training)} to go without probing, which was not timed yet"
         text = f"{duration(training + probing)} to go, {duration(probing)} of it for probing"
-        if probing > training and self.probe.points is None:
-            steps, per_epoch = self.probe.total_steps, self.probe.steps_per_epoch
+        if probing > training and self.every_batch:
+            steps, per_epoch = self.schedule.total_steps, self.schedule.steps_per_epoch
             probes = len(probe_steps(per_epoch, steps, LOG_POINTS))
             instead = duration(steps * self.step_seconds + probes * self.probe_seconds)
             text += f"; the whole run with probe=log: {instead}"
         return text
 
-    def _probes_until(self, step: int) -> int:
-        return bisect.bisect_right(self._schedule, step)
-
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's, with the time to go from `Pace`: steps with and without a probe differ too much for an average.
+    """Lightning's, with the time to go from `Eta`: steps with and without a probe differ too much for an average.
 
     Loss and dominance are those last read: what Lightning logs it would fetch from the device at every batch.
     """
 
     BAR_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 
-    def __init__(self, pace: Pace, steps: Steps) -> None:
+    def __init__(self, eta: Eta, losses: StepLosses) -> None:
         super().__init__()
-        self._pace, self._steps = pace, steps
+        self._eta, self._step_losses = eta, losses
 
     def on_train_start(self, trainer: pl.Trainer, *arguments: Any) -> None:
-        """Make the bar, and give it an epoch at once: Lightning does not for one that goes on in its middle."""
+        """Make the bar, and give it an epoch at once: Lightning does not for one that resumes in its middle."""
         super().on_train_start(trainer, *arguments)
         self.on_train_epoch_start(trainer)
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """What stands behind the bar."""
-        at_least = "" if self._pace.probe_seconds else "over "  # a probe was not timed yet
-        read = {"loss": self._steps.loss, "dominance": self._pace.probe.dominance}
+        at_least = "" if self._eta.probe_seconds else "over "  # a probe was not timed yet
+        read = {"loss": self._step_losses.last, "dominance": self._eta.probe.dominance}
         known = {name: f"{value:.3g}" for name, value in read.items() if value is not None}
-        return {"to go": at_least + duration(sum(self._pace.remaining())), **known}
+        return {"to go": at_least + duration(sum(self._eta.remaining())), **known}
 
 
 def duration(seconds: float) -> str:

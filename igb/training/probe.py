@@ -1,9 +1,8 @@
-"""The probe: when to measure the network during training, on which images, and the callback that does it."""
+"""The probe: what to measure of the network during training, and the callback that does it."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -13,27 +12,30 @@ from torch import Tensor
 from igb import _checks, statistics
 from igb._checks import InputError
 from igb.compute import CALIBRATION
-from igb.data import ImageData
+from igb.schedule import FIRST_BATCHES, Schedule
 from igb.statistics import ClassStatistics
 from igb.training.classifier import Classifier
+from igb.training.stopwatch import Stopwatch
 
-FIRST_BATCHES = 10  # measured one by one by every schedule
-LOG_POINTS = 40  # of `probe=log`
+
+class View(NamedTuple):
+    """What a probe looks at: the images of a split, and what batch norm normalises them by."""
+
+    split: str
+    batch_norm: str
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What one probe saw, in one batch-norm mode, after `step` optimizer steps."""
+    """What one probe saw in one view, after `step` optimizer steps."""
 
     step: int
-    batch_norm: str
+    view: View
     statistics: ClassStatistics
 
 
-class Probe(pl.Callback):
-    """Measures a classifier at initialisation, during epoch one, at the end of every epoch, and after the last step.
-
-    Training goes on exactly as if it had not: no weight, running statistic, optimizer or random state, or mode changes.
+class Probe:
+    """What a probe measures, and how often in epoch one: the config group `probe`.
 
     Args:
         points: log-spaced batches of epoch one to measure after, its first ten and its last among them; at least 11.
@@ -49,110 +51,108 @@ class Probe(pl.Callback):
         self.points = None if points is None else _checks.integer("points", points, at_least=FIRST_BATCHES + 1)
         self.images = None if images is None else _checks.integer("images", images, at_least=1)
         _checks.choice("batch_norm", batch_norm, (*statistics.BATCH_NORM_MODES, "both"))
-        self.modes = statistics.BATCH_NORM_MODES if batch_norm == "both" else (batch_norm,)
-        for mode in self.modes:
+        modes = statistics.BATCH_NORM_MODES if batch_norm == "both" else (batch_norm,)
+        self.views = tuple(View("test", mode) for mode in modes)
+        for mode in modes:
             statistics.check_chunk(chunk, mode)
         self.chunk = chunk
-        self.seconds = 0.0  # spent measuring and recording so far
+
+    def order(self, labels: Tensor) -> Tensor:
+        """The indices of the images to measure, of those with labels [N]; InputError if there are too few."""
+        return probe_order(labels, self.images)
+
+
+class ProbeCallback(pl.Callback):
+    """Measures a classifier at initialisation, during epoch one, at the end of every epoch, and after the last step.
+
+    Training goes on exactly as if it had not: no weight, running statistic, optimizer or random state, or mode changes.
+
+    Args:
+        probe: what to measure.
+        images: uint8 [N, H, W], in the order they are measured in.
+        labels: their classes, int64 [N].
+        scale: makes them the network's input.
+        num_classes: C, the number of logits the network must give.
+        schedule: when.
+        stopwatch: of the run, which a probe's time is taken out of.
+        record: takes the results of a probe, one a view.
+        check: called between chunks; may raise to stop.
+        first_step: steps done before this process.
+    """
+
+    def __init__(
+        self,
+        probe: Probe,
+        images: Tensor,
+        labels: Tensor,
+        scale: Callable[[Tensor], Tensor],
+        num_classes: int,
+        schedule: Schedule,
+        stopwatch: Stopwatch,
+        record: Callable[[Sequence[ProbeResult]], None],
+        check: Callable[[], None],
+        first_step: int = 0,
+    ) -> None:
+        self.probe, self.scale, self.num_classes = probe, scale, num_classes
+        self.schedule, self.stopwatch, self.record, self.check = schedule, stopwatch, record, check
+        self.first_step = first_step
         self.dominance: float | None = None  # at the last probe
-        self.first_step = 0  # steps done before this process
-        self.record: Callable[[Sequence[ProbeResult]], None] = lambda results: (
-            None
-        )  # takes those of a probe, one a mode
-        self.check: Callable[[], None] = lambda: None  # called between chunks; may raise to stop
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Fix the images and the steps of this run."""
-        data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
-        with _checks.within("probe"):
-            order = probe_order(data.test_labels, self.images)
-        self._images, self._labels = data.test_images[order], data.test_labels[order]
-        self.steps_per_epoch = data.steps_per_epoch
-        self.total_steps = trainer.max_epochs * data.steps_per_epoch  # type: ignore[operator]
-        if trainer.max_steps >= 0:
-            self.total_steps = min(self.total_steps, trainer.max_steps)
-        self.steps = frozenset(probe_steps(data.steps_per_epoch, self.total_steps, self.points))
-
-    @property
-    def images_per_probe(self) -> int:
-        """Forward passes that one probe takes, in images."""
-        return len(self._labels) * len(self.modes)
+        self._images, self._labels = images, labels
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure the network before its first step; the only hook that runs also when there are no steps."""
         self._images, self._labels = self._images.to(pl_module.device), self._labels.to(pl_module.device)
-        if self.first_step in self.steps:
+        if self.schedule.is_probed(self.first_step):
             self._measure(trainer, pl_module, self.first_step)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
         """Measure after the step if it is on the schedule."""
-        if trainer.global_step in self.steps:
+        if self.schedule.is_probed(trainer.global_step):
             self._measure(trainer, pl_module, trainer.global_step)
 
     def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule, step: int) -> None:
         assert isinstance(pl_module, Classifier)
         if pl_module.device.type == "cuda":  # which may still be at the step before
             torch.cuda.synchronize(pl_module.device)
-        started = time.perf_counter()
-        several = trainer.world_size > 1
-        if several:  # a batch norm that saw a share alone gives way to that of the first process, as in the next step
-            for buffer in pl_module.network.buffers():
+        with self.stopwatch.probe():
+            results = self._look(pl_module, step, several=trainer.world_size > 1)
+            self.record(results)
+            self.dominance = results[0].statistics.dominance
+
+    def _look(self, classifier: Classifier, step: int, several: bool) -> list[ProbeResult]:
+        if several:  # a batch norm that saw a shard alone gives way to that of the first process, as in the next step
+            for buffer in classifier.network.buffers():
                 dist.broadcast(buffer, 0)
-        scale = trainer.datamodule.scale  # type: ignore[attr-defined]
 
         def transform(images: Tensor) -> Tensor:
             self.check()
-            scaled: Tensor = scale(images)
-            return scaled
+            return self.scale(images)
 
         folded = None
-        if "running" in self.modes:
-            folded = pl_module.compute.fold(pl_module.network, scale(self._images[:CALIBRATION]))
+        if any(view.batch_norm == "running" for view in self.probe.views):
+            calibration = self._images[: min(CALIBRATION, self.probe.chunk)]
+            folded = classifier.compute.fold(classifier.network, self.scale(calibration))
         # The loss that the next step would use; after the last step, the loss of that step.
-        epoch = min(step, max(self.total_steps - 1, 0)) // self.steps_per_epoch
-        results = [
-            ProbeResult(
-                step,
-                mode,
-                statistics.measure(
-                    folded if folded and mode == "running" else pl_module,
-                    self._images,
-                    self._labels,
-                    loss=pl_module.losses.at(epoch),
-                    batch_norm=mode,
-                    chunk=self.chunk,
-                    transform=transform,
-                    distributed=several,
-                ),
+        loss = classifier.losses.at(self.schedule.next_epoch(step))
+        results = []
+        for view in self.probe.views:
+            stats = statistics.measure(
+                folded if folded and view.batch_norm == "running" else classifier,
+                self._images,
+                self._labels,
+                loss=loss,
+                batch_norm=view.batch_norm,
+                chunk=self.probe.chunk,
+                transform=transform,
+                distributed=several,
             )
-            for mode in self.modes
-        ]
-        given, classes = len(results[0].statistics.count), len(trainer.datamodule.class_names)  # type: ignore[attr-defined]
-        if given != classes:
-            raise InputError(
-                f"model gives {given} logits, but the data have {classes} classes; it must heed num_classes"
-            )
-        self.record(results)
-        self.dominance = results[0].statistics.dominance
-        self.seconds += time.perf_counter() - started
-
-
-def probe_steps(steps_per_epoch: int, total_steps: int, points: int | None) -> list[int]:
-    """The numbers of optimizer steps after which to measure, ascending from 0 (initialisation) to `total_steps`.
-
-    In epoch one every step, or `points` log-spaced ones: the first ten, then each a constant factor after the one
-    before, as far as whole steps allow, to the last. After it the end of every epoch.
-    """
-    steps = list(range(min(FIRST_BATCHES, steps_per_epoch) + 1))
-    if points is None:
-        steps = list(range(steps_per_epoch + 1))
-    while steps[-1] < steps_per_epoch:
-        # `points` at least 11 leaves one for the last step; where fewer steps remain than points, all are taken.
-        remaining = max(points - len(steps) + 1, 1) if points is not None else 1
-        factor = (steps_per_epoch / steps[-1]) ** (1 / remaining)
-        steps.append(max(steps[-1] + 1, round(steps[-1] * factor)))
-    steps += range(2 * steps_per_epoch, total_steps + 1, steps_per_epoch)
-    return [step for step in steps if step < total_steps] + [total_steps]
+            if len(stats.count) != self.num_classes:
+                raise InputError(
+                    f"model gives {len(stats.count)} logits, but the data have {self.num_classes} classes; "
+                    "it must heed num_classes"
+                )
+            results.append(ProbeResult(step, view, stats))
+        return results
 
 
 def probe_order(labels: Tensor, count: int | None) -> Tensor:

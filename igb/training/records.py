@@ -1,21 +1,11 @@
-"""The records of a run: what its folder holds, written so that it can be read while the run goes on."""
+"""The tables, matrices and TensorBoard events of a run, written so that they can be read while the run goes on."""
 
-import contextlib
 import csv
-import datetime
-import importlib.metadata
 import itertools
-import json
-import logging
-import math
 import os
-import platform
 import re
-import resource
-import sys
-import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
@@ -25,202 +15,164 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.tensorboard import SummaryWriter
 
-from igb import _slurm
-from igb._checks import InputError, one_line
-from igb._files import make_folder, replacing, sync
-from igb.folder import lock, state
+from igb._checks import InputError
+from igb._files import replacing, sync
+from igb.folder.schema import LOSS_CURVE, MATRICES, METRICS, QUANTITIES, TRAIN, matrices_path, table_path
+from igb.folder.state import RunState
 from igb.losses import LossSchedule, TrueClassLoss, curve_points, loss_curve
+from igb.schedule import Schedule
 from igb.training.classifier import Classifier
 from igb.training.probe import Probe, ProbeResult
-from igb.training.step_losses import DivergedError, Step, Steps
-from igb.training.stopping import StoppedError
+from igb.training.step_losses import StepLoss
+from igb.training.stopwatch import Stopwatch
 
-METRICS = ("probability", "accuracy", "mean_probability", "guess_fraction", "loss", "gradient_norm", "active_fraction")
-METRICS_HEADER = ("step", "epoch", "batch_norm", "class", "class_name", "count", *METRICS)
 # The order of TensorBoard's charts, those that answer first in front.
 CHARTS = ("probability", "accuracy", "guess_fraction", "gradient_norm", "mean_probability", "loss", "active_fraction")
-MATRICES = ("step", "batch_norm", "probability", "prediction")
-TRAIN_HEADER = ("step", "epoch", "loss", "lr", "images_per_second")
-LOSS_CURVE_HEADER = ("from_epoch", "name", "p_y", "loss", "gradient")
-PACKAGES = ("igb", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
-
-log = logging.getLogger(__name__)
+SUFFIX = ".igb"  # of the event file, by which it is known as ours; in schema 1 it had none
+NOTHING = {"metrics": 0, "train": 0, "probes": 0, "seconds": 0.0}  # what a run that begins has of its records
 
 
 class Records(pl.Callback):
-    """Writes a run's folder; as a context manager it also settles how the run ended.
+    """Writes what probes and steps give; as a context manager it opens the files of a run, and closes them.
 
     Args:
-        folder: the run's folder; InputError if it cannot be written.
-        probe: whose results are recorded.
-        steps: which are recorded.
-        config: the run's config.
+        state: of the run, whose folder takes the files.
+        config: of the run.
+        class_names: of the data.
+        losses: whose curves are drawn.
+        probe: whose views are drawn.
+        schedule: of the run.
+        stopwatch: of the run.
+        kept: what `records_state` gave when the checkpoint was written that the run goes on from; what came later is
+            dropped. InputError if there is less.
     """
 
-    def __init__(self, folder: Path, probe: Probe, steps: Steps, config: DictConfig) -> None:
-        make_folder(folder, exclusively=False)
-        self.folder, self.probe, self.config = folder, probe, config
-        self.status = "running"
-        self.former = state.read(folder) or {}  # run.json of the process that this one goes on from
-        seeds = {key: config[key] for key in ("seed", "init_seed", "data_seed")}
-        started = datetime.datetime.now(datetime.UTC).isoformat()
-        entries = {"status": self.status, "started": started, **self.former, "seeds": seeds, **environment()}
-        self._entries: dict[str, Any] = entries
-        self._entries.pop("reason", None)
-        self._entries["slurm_job"] = _slurm.own_job()
-        self._entries["config"] = OmegaConf.to_container(config)  # Hydra's file is not under the lock
-        self._started = time.perf_counter()
-        self._kept: dict[str, Any] = {"metrics": 0, "train": 0, "probes": 0, "seconds": 0.0}
-        self._lock = lock.Lock(folder)
+    def __init__(
+        self,
+        state: RunState,
+        config: DictConfig,
+        class_names: Sequence[str],
+        losses: LossSchedule,
+        probe: Probe,
+        schedule: Schedule,
+        stopwatch: Stopwatch,
+        kept: Mapping[str, Any] = NOTHING,
+    ) -> None:
+        self.run_state, self.folder, self.config, self.class_names = state, state.folder, config, class_names
+        self.schedule, self.stopwatch, self._kept = schedule, stopwatch, kept
+        self._losses, self._modes = losses, list(dict.fromkeys(view.batch_norm for view in probe.views))
+        self._checkpoint_seconds = float(state.former.get("checkpoint_seconds", 0.0)) if kept["metrics"] else 0.0
         self._files: list[Any] = []  # what is flushed after each record and closed at the end
-        self._matrices: list[tuple[int, str, np.ndarray, np.ndarray]] = []  # one for each probe and mode
-        probe.record, steps.record = self.record, self.record_steps
+        self._matrices: list[tuple[int, str, np.ndarray, np.ndarray]] = []  # one for each probe and view
 
     def __enter__(self) -> "Records":
+        try:
+            self._open()
+        except BaseException:
+            self._close()
+            raise
         return self
-
-    def start(self) -> None:
-        """Take the folder; raise InputError if another process has it."""
-        self._lock.acquire()
-        if not (hydra_config := self.folder / ".hydra" / "config.yaml").exists():  # a run started from Python
-            hydra_config.parent.mkdir(exist_ok=True)
-            OmegaConf.save(self.config, hydra_config)
-        self._write_entries()
-
-    def go_on(self, state: dict[str, Any], step: int) -> None:
-        """Go on from what `state` gave when a checkpoint was written after `step` steps; what came later is dropped."""
-        self._kept = state
-        self._entries["resumed"] = [*self.former.get("resumed", []), step]
-
-    def state(self) -> dict[str, Any]:
-        """How much is recorded, to be kept in a checkpoint."""
-        self._flush()
-        tables = {name: self.folder / f"{name}.csv" for name in ("metrics", "train")}
-        for table in tables.values():
-            sync(table)
-        sizes = {name: table.stat().st_size for name, table in tables.items()}
-        return {**sizes, "probes": len(self._matrices), "seconds": self._seconds()}
-
-    def add_checkpoint_seconds(self, seconds: float) -> None:
-        """Add to what run.json says that checkpoints took."""
-        self._entries["checkpoint_seconds"] = round(self._entries.get("checkpoint_seconds", 0.0) + seconds, 3)
-
-    def settle(self) -> None:
-        """Write what is held back, before a checkpoint."""
-        self._write_matrices()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if not self._lock.held:
-            return
-        if isinstance(error, StoppedError | KeyboardInterrupt | SystemExit):
-            self.status = "interrupted"
-        elif isinstance(error, DivergedError):
-            self.status = "diverged"
-        else:
-            self.status = "completed" if error is None else "failed"
-        if self.status in ("failed", "interrupted"):
-            self._entries["reason"] = one_line(error)  # type: ignore[arg-type]
-        with contextlib.ExitStack() as last:  # what is done whatever fails before it, the status at the very end
-            last.callback(self._lock.release)
-            last.callback(self._write_entries)
-            for file in self._files:
-                last.callback(file.close)
+        with ExitStack() as last:  # the files are closed whatever fails before
+            last.callback(self._close)
+            self._keep_checkpoint_seconds()
             if self._matrices:
-                self._write_matrices()
-        log.info("%s: %s", self.status if self.status != "diverged" else f"diverged ({error})", self.folder)
+                self.write_matrices()
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write what is known before training and state the plan in one line."""
-        assert isinstance(pl_module, Classifier)
-        data, device = trainer.datamodule, trainer.strategy.root_device  # type: ignore[attr-defined]
-        self._class_names: Sequence[str] = data.class_names
-        self._steps_per_epoch: int = data.steps_per_epoch
-        self._entries |= {
-            "class_names": list(data.class_names),
-            "steps_per_epoch": data.steps_per_epoch,
-            "total_steps": self.probe.total_steps,
-            "device": str(device),
-            "devices": trainer.world_size,
-            "precision": pl_module.compute.precision,
-            "threads": torch.get_num_threads(),
-            "deterministic": device.type == "cpu" or torch.are_deterministic_algorithms_enabled(),
-        }
-        self._write_entries()
-        self._write_loss_curve(pl_module.losses)
-        self._metrics = self._table("metrics", METRICS_HEADER)
-        self._train = self._table("train", TRAIN_HEADER)
-        for file in self.folder.glob("events.out.tfevents.*"):
-            file.unlink()
-        self._tensorboard = SummaryWriter(str(self.folder))
+    def _open(self) -> None:
+        self._write_loss_curve()
+        self._columns, self._metrics = self._table("metrics", METRICS)
+        _, self._train = self._table("train", TRAIN)
+        self._delete_events()
+        self._tensorboard = SummaryWriter(str(self.folder), filename_suffix=SUFFIX)
         self._files.append(self._tensorboard)
         self._tensorboard.add_custom_scalars(self._charts())
         self._tensorboard.add_text("config", f"```yaml\n{OmegaConf.to_yaml(self.config)}```")
         if self._kept["metrics"]:
             self._read_back()
-        log.info(
-            "plan: %s probes of %s images, %s steps",
-            f"{len(self.probe.steps):,}",
-            f"{self.probe.images_per_probe:,}",
-            f"{self.probe.total_steps:,}",
+
+    def _close(self) -> None:
+        with ExitStack() as each:  # whatever fails before it
+            for file in self._files:
+                each.callback(file.close)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write on what the run computes."""
+        assert isinstance(pl_module, Classifier)
+        device = trainer.strategy.root_device
+        hardware = {**self.run_state.entries["hardware"], "cpu": torch.backends.cpu.get_cpu_capability()}
+        if device.type == "cuda":
+            hardware["gpu"] = torch.cuda.get_device_name(device)
+        self.run_state.update(
+            hardware=hardware,
+            device=str(device),
+            devices=trainer.world_size,
+            precision=pl_module.compute.precision,
+            threads=torch.get_num_threads(),
+            deterministic=device.type == "cpu" or torch.are_deterministic_algorithms_enabled(),
         )
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say where the run stands, where no progress bar does."""
-        if not trainer.progress_bar_callback:
-            log.info("epoch %d of %d: dominance %.2f", *self._epoch_line(trainer))
-
-    def _epoch_line(self, trainer: pl.Trainer) -> tuple[int, int, float]:
-        epochs = math.ceil(self.probe.total_steps / self._steps_per_epoch)
-        return trainer.current_epoch + 1, epochs, self._dominance
-
-    def _seconds(self) -> float:
-        """Spent on what is recorded, in the processes before this one too."""
-        return float(self._kept["seconds"]) + time.perf_counter() - self._started
-
-    def record_steps(self, steps: Sequence[Step]) -> None:
+    def record_steps(self, steps: Sequence[StepLoss]) -> None:
         """Write the losses of some steps."""
         for step, loss, rate, speed in steps:
-            self._train.writerow((step, step / self._steps_per_epoch, loss, rate, round(speed, 1)))
+            self._train.writerow((step, self.schedule.epoch(step), loss, rate, round(speed, 1)))
             self._draw_loss(step, loss)
         self._flush()
 
     def record(self, results: Sequence[ProbeResult]) -> None:
         """Write what a probe saw."""
-        self._dominance = results[0].statistics.dominance
+        classes = len(self.class_names)
         for result in results:
-            stats = result.statistics
-            columns = [getattr(stats, name).tolist() for name in METRICS]
-            epoch = result.step / self._steps_per_epoch
-            rows = [
-                (
-                    result.step,
-                    epoch,
-                    result.batch_norm,
-                    k,
-                    name,
-                    int(stats.count[k]),
-                    *(column[k] for column in columns),
-                )
-                for k, name in enumerate(self._class_names)
-            ]
-            self._metrics.writerows(rows)
-            self._draw_probe([dict(zip(METRICS_HEADER, row, strict=True)) for row in rows])
+            step, view, stats = result.step, result.view, result.statistics
+            columns: dict[str, Sequence[Any]] = {
+                "step": [step] * classes,
+                "epoch": [self.schedule.epoch(step)] * classes,
+                "split": [view.split] * classes,
+                "batch_norm": [view.batch_norm] * classes,
+                "class": range(classes),
+                "class_name": self.class_names,
+                "count": stats.count.long().tolist(),
+            }
+            columns |= {name: getattr(stats, name).tolist() for name in METRICS if name not in columns}
+            self._metrics.writerows(zip(*(columns[name] for name in self._columns), strict=True))
+            self._draw_probe(columns)
             matrices = stats.probability_matrix.numpy(), stats.prediction_matrix.numpy()
-            self._matrices.append((result.step, result.batch_norm, *matrices))
+            self._matrices.append((step, view.batch_norm, *matrices))
         self._flush()
         if len(self._matrices) == len(results):  # the first of all, to look at while the others come
-            self._write_matrices()
+            self.write_matrices()
 
-    def _draw_probe(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add the rows of a probe in one mode to TensorBoard."""
-        step, mode = int(rows[0]["step"]), rows[0]["batch_norm"]
-        for row in rows:
-            for metric in METRICS:
-                name = tag(mode, metric, int(row["class"]), row["class_name"])
-                self._tensorboard.add_scalar(name, float(row[metric]), step)
-        dominance = max(float(row["guess_fraction"]) for row in rows)
+    def records_state(self) -> dict[str, Any]:
+        """How much is recorded, to be kept in a checkpoint."""
+        self._flush()
+        tables = {name: table_path(self.folder, name) for name in ("metrics", "train")}
+        for table in tables.values():
+            sync(table)
+        sizes = {name: table.stat().st_size for name, table in tables.items()}
+        return {**sizes, "probes": len(self._matrices), "seconds": self.run_state.seconds}
+
+    def write_matrices(self) -> None:
+        """Write the matrices of all probes so far, as before a checkpoint."""
+        self._keep_checkpoint_seconds()
+        with replacing(matrices_path(self.folder)) as partial, open(partial, "wb") as stream:
+            columns = zip(*self._matrices, strict=True)
+            arrays: dict[str, Any] = {name: np.array(column) for name, column in zip(MATRICES, columns, strict=True)}
+            np.savez(stream, **arrays)
+
+    def _keep_checkpoint_seconds(self) -> None:
+        seconds = self._checkpoint_seconds + self.stopwatch.checkpoints
+        self.run_state.keep(checkpoint_seconds=round(seconds, 3))
+
+    def _draw_probe(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Add a probe in one view to TensorBoard."""
+        step, mode = int(columns["step"][0]), columns["batch_norm"][0]
+        for k, name in enumerate(self.class_names):
+            for quantity in QUANTITIES:
+                self._tensorboard.add_scalar(tag(mode, quantity, k, name), float(columns[quantity][k]), step)
+        dominance = max(map(float, columns["guess_fraction"]))
         self._tensorboard.add_scalar(f"dominance/{mode}", dominance, step)
 
     def _draw_loss(self, step: int, loss: float) -> None:
@@ -228,15 +180,15 @@ class Records(pl.Callback):
 
     def _read_back(self) -> None:
         """Take up what is kept of the tables and matrices, and draw it anew for TensorBoard."""
-        with open(self.folder / "metrics.csv", newline="") as file:
+        with open(table_path(self.folder, "metrics"), newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            while rows := list(itertools.islice(reader, len(self._class_names))):
-                self._draw_probe(rows)
-        with open(self.folder / "train.csv", newline="") as file:
+            while rows := list(itertools.islice(reader, len(self.class_names))):
+                self._draw_probe({name: [row[name] for row in rows] for name in self._columns})
+        with open(table_path(self.folder, "train"), newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 self._draw_loss(int(row["step"]), float(row["loss"]))
-        with np.load(self.folder / "matrices.npz") as file:
-            columns = [file[name][: self._kept["probes"]] for name in MATRICES]
+        with np.load(matrices_path(self.folder)) as arrays:
+            columns = [arrays[name][: self._kept["probes"]] for name in MATRICES]
         self._matrices = [(int(step), str(mode), *pair) for step, mode, *pair in zip(*columns, strict=True)]
         self._flush()
 
@@ -244,42 +196,46 @@ class Records(pl.Callback):
         for file in self._files:
             file.flush()
 
-    def _table(self, name: str, header: Sequence[str]) -> Any:
-        """A CSV file, with what is kept of it, to be added to."""
-        path, kept = self.folder / f"{name}.csv", self._kept[name]
+    def _table(self, name: str, header: Sequence[str]) -> tuple[Sequence[str], Any]:
+        """A CSV file to be added to, with what is kept of it, and its columns; an older file keeps its own."""
+        path, kept = table_path(self.folder, name), self._kept[name]
         if kept and (not path.exists() or path.stat().st_size < kept):
             raise InputError(
                 f"{path} is shorter than when its checkpoint was written; remove {self.folder} to start anew"
             )
-        file = open(path, "r+" if kept else "w", newline="", buffering=1 << 20)  # noqa: SIM115  (flushed per probe, closed at exit)
+        mode = "r+" if kept else "w"
+        file = open(path, mode, newline="", encoding="utf-8", buffering=1 << 20)  # noqa: SIM115  (flushed per probe, closed at exit)
         self._files.append(file)
+        if kept:
+            header = next(csv.reader(file))
+        file.seek(0)
         file.truncate(kept)
         file.seek(0, os.SEEK_END)
         writer = csv.writer(file, lineterminator="\n")
         if not kept:
             writer.writerow(header)
             file.flush()
-        return writer
+        return header, writer
 
     def _charts(self) -> dict[str, dict[str, list[Any]]]:
         """One chart of all runs' dominance, and one a quantity with all classes; tags are regular expressions."""
         return {
             mode: {"dominance": ["Multiline", [f"^dominance/{mode}$"]]}
             | {
-                metric: [
+                quantity: [
                     "Multiline",
-                    [f"^{re.escape(tag(mode, metric, k, name))}$" for k, name in enumerate(self._class_names)],
+                    [f"^{re.escape(tag(mode, quantity, k, name))}$" for k, name in enumerate(self.class_names)],
                 ]
-                for metric in CHARTS
+                for quantity in CHARTS
             }
-            for mode in self.probe.modes
+            for mode in self._modes
         }
 
-    def _write_loss_curve(self, losses: LossSchedule) -> None:
-        with open(self.folder / "loss_curve.csv", "w", newline="") as file:
+    def _write_loss_curve(self) -> None:
+        with open(table_path(self.folder, "loss_curve"), "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(LOSS_CURVE_HEADER)
-            for epoch, loss in losses.phases():
+            writer.writerow(LOSS_CURVE)
+            for epoch, loss in self._losses.phases():
                 if not isinstance(loss, TrueClassLoss):  # no function of p_y alone
                     continue
                 probabilities = curve_points(loss)
@@ -287,44 +243,16 @@ class Records(pl.Callback):
                 for row in zip(probabilities.tolist(), values.tolist(), gradients.tolist(), strict=True):
                     writer.writerow((epoch, str(loss), *row))
 
-    def _write_matrices(self) -> None:
-        with replacing(self.folder / "matrices.npz") as partial, open(partial, "wb") as stream:
-            columns = zip(*self._matrices, strict=True)
-            arrays: dict[str, Any] = {name: np.array(column) for name, column in zip(MATRICES, columns, strict=True)}
-            np.savez(stream, **arrays)
-
-    def _write_entries(self) -> None:
-        entries = {
-            **self._entries,
-            "status": self.status,
-            "wall_seconds": round(self._seconds(), 3),
-            "peak_memory_bytes": max(peak_memory(), self.former.get("peak_memory_bytes", 0)),
-        }
-        with replacing(self.folder / "run.json") as partial:
-            partial.write_text(json.dumps(entries, indent=2) + "\n")
+    def _delete_events(self) -> None:
+        """Delete the event file of the process before, which is drawn anew; another program's stays."""
+        ours = re.compile(rf"events\.out\.tfevents\..*\d{re.escape(SUFFIX)}")
+        former = re.compile(r"events\.out\.tfevents\.\d+\..*\.\d+\.\d+")
+        of_schema_1 = bool(self.run_state.former) and self.run_state.former.get("schema", 1) == 1
+        for file in self.folder.iterdir():
+            if ours.fullmatch(file.name) or (of_schema_1 and former.fullmatch(file.name)):
+                file.unlink()
 
 
-def tag(batch_norm: str, metric: str, k: int, class_name: str) -> str:
+def tag(batch_norm: str, quantity: str, k: int, class_name: str) -> str:
     """The TensorBoard tag of a quantity of class k."""
-    return f"{metric}/{batch_norm}/{k} {class_name}"
-
-
-def environment() -> dict[str, Any]:
-    """What the numbers of a run depend on besides its config."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    hardware = {"machine": platform.machine(), "cpu": torch.backends.cpu.get_cpu_capability(), "cores": os.cpu_count()}
-    if torch.cuda.is_available():
-        hardware["gpu"] = torch.cuda.get_device_name()
-    return {"versions": versions, "hardware": hardware}
-
-
-def peak_memory() -> int:
-    """The largest resident memory of this process so far, in bytes; in a sweep the jobs before are counted in."""
-    with contextlib.suppress(OSError, KeyError):  # Linux; the other source counts in the process that started this one
-        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-        return int(status["VmHWM"].split()[0]) * 1024
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kilobytes if sys.platform == "darwin" else kilobytes * 1024
+    return f"{quantity}/{batch_norm}/{k} {class_name}"

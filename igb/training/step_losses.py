@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor
 
 from igb.data import Batch
-from igb.training.probe import Probe
+from igb.schedule import Schedule
+from igb.training.stopwatch import Stopwatch
 
 STEPS_BETWEEN_READS = 50  # a loss stays on the device until then, so that training need not wait for it
 
@@ -19,8 +19,10 @@ STEPS_BETWEEN_READS = 50  # a loss stays on the device until then, so that train
 class DivergedError(RuntimeError):
     """The training loss is no longer finite; the run ends as a result like any other."""
 
+    status = "diverged"
 
-class Step(NamedTuple):
+
+class StepLoss(NamedTuple):
     """A step that was done: its number, the loss and learning rate it had, and how fast training went about then."""
 
     number: int
@@ -29,29 +31,33 @@ class Step(NamedTuple):
     images_per_second: float
 
 
-class Steps(pl.Callback):
+class StepLosses(pl.Callback):
     """Keeps the loss of every step on the device, and reads it before a probe or when there are enough to read.
 
     It stands before the probe in the trainer's list.
+
+    Args:
+        schedule: of the run.
+        stopwatch: of the run.
+        record: takes what was read.
     """
 
-    def __init__(self, probe: Probe) -> None:
-        self.probe = probe
-        self.record: Callable[[Sequence[Step]], None] = lambda steps: None  # takes what was read
-        self.loss: float | None = None  # the last that was read
+    def __init__(self, schedule: Schedule, stopwatch: Stopwatch, record: Callable[[Sequence[StepLoss]], None]) -> None:
+        self.schedule, self.stopwatch, self.record = schedule, stopwatch, record
+        self.last: float | None = None  # that was read
         self._pending: list[tuple[int, Tensor, float, int]] = []  # number, loss, learning rate, images
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
-        self.start_clock()
+        self._read_at = self.stopwatch.training()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Keep the loss of a step, and read those kept if it is time."""
         step, rate = trainer.global_step, trainer.optimizers[0].param_groups[0]["lr"]
-        self._pending.append((step, outputs["loss"].detach(), rate, batch.size))
-        if step in self.probe.steps or len(self._pending) >= STEPS_BETWEEN_READS:
+        self._pending.append((step, outputs["loss"], rate, batch.size))
+        if self.schedule.is_probed(step) or len(self._pending) >= STEPS_BETWEEN_READS:
             self.read(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -60,29 +66,22 @@ class Steps(pl.Callback):
             with contextlib.suppress(DivergedError):
                 self.read(trainer)
 
-    def start_clock(self) -> None:
-        """Count the time of training from now, all steps so far being read."""
-        self._clock = self._training_seconds()
-
     def read(self, trainer: pl.Trainer) -> None:
         """Hand on the steps that are left; raise DivergedError if the loss of one is not finite."""
         if not self._pending:
             return
         pending, self._pending = self._pending, []
-        speed = sum(images for *_, images in pending) / (self._training_seconds() - self._clock)
+        speed = sum(images for *_, images in pending) / (self.stopwatch.training() - self._read_at)
         losses = torch.stack([loss for _, loss, _, _ in pending])
-        if trainer.world_size > 1:  # each has the loss of its share, so weighted that their mean is the batch's
+        if trainer.world_size > 1:  # each has the loss of its shard, so weighted that their mean is the batch's
             losses = trainer.strategy.reduce(losses.double(), reduce_op="mean")
         steps = [
-            Step(number, loss, rate, speed) for (number, _, rate, _), loss in zip(pending, losses.tolist(), strict=True)
+            StepLoss(number, loss, rate, speed)
+            for (number, _, rate, _), loss in zip(pending, losses.tolist(), strict=True)
         ]
         infinite = next((k for k, step in enumerate(steps) if not math.isfinite(step.loss)), None)
         self.record(steps if infinite is None else steps[: infinite + 1])
         if infinite is not None:
             raise DivergedError(f"loss {steps[infinite].loss} at step {steps[infinite].number}")
-        self.loss = steps[-1].loss
-        self.start_clock()
-
-    def _training_seconds(self) -> float:
-        """A clock that stands still while the probe measures."""
-        return time.perf_counter() - self.probe.seconds
+        self.last = steps[-1].loss
+        self._read_at = self.stopwatch.training()

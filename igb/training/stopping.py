@@ -18,6 +18,8 @@ class StoppedError(BaseException):
         between_steps: whether the network is as the last step left it, so that a checkpoint can be written.
     """
 
+    status = "interrupted"
+
     def __init__(self, number: int, between_steps: bool) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
         self.number, self.between_steps = number, between_steps
@@ -64,14 +66,14 @@ class Stop:
         finally:
             self._deferring = False
 
-    def together(self) -> None:
+    def synchronise(self) -> None:
         """From here on stop with the other processes of `torch.distributed`, which all call this and `check`."""
         import torch.distributed as dist
 
         self._group = dist.new_group(backend="gloo")  # on which no process waits for its GPU
 
-    def agreed(self, value: int) -> int:
-        """The largest of what the processes that stop together give, which all call this."""
+    def all_reduce_max(self, value: int) -> int:
+        """The largest value that the processes which stop together give; all of them call this."""
         if self._group is None:
             return value
         import torch
@@ -83,7 +85,7 @@ class Stop:
 
     def check(self) -> None:
         """Raise StoppedError if the run is to stop; called only where the network is as its last step left it."""
-        if number := self.agreed(self._requested or 0):
+        if number := self.all_reduce_max(self._requested or 0):
             raise StoppedError(number, between_steps=True)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

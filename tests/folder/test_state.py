@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -9,7 +10,7 @@ from omegaconf import OmegaConf
 from igb import _slurm
 from igb._checks import InputError
 from igb.folder import identity, lock, state
-from tests.conftest import tiny_config, tiny_run
+from tests.conftest import TINY, tiny_config, tiny_run
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +77,11 @@ def test_a_running_run_is_one_whose_job_of_slurm_is_alive(tmp_path, monkeypatch)
     """Where its lock is not seen."""
     monkeypatch.setattr(_slurm, "queue", lambda: [_slurm.Job("12_3|RUNNING|None|"), _slurm.Job("14|PENDING|Priority|")])
     for job, expected in {"12_3": "running", "14": "running", "12_4": "interrupted", None: "interrupted"}.items():
-        assert state.status(tmp_path, {"status": "running", "slurm_job": job}, _slurm.queued) == expected
-    assert state.status(tmp_path, {"status": "failed", "slurm_job": "14"}, _slurm.queued) == "failed"
+        assert state.current_status(tmp_path, {"status": "running", "slurm_job": job}, _slurm.queued) == expected
+    assert state.current_status(tmp_path, {"status": "failed", "slurm_job": "14"}, _slurm.queued) == "failed"
     monkeypatch.undo()
     monkeypatch.setenv("PATH", str(tmp_path))  # where no SLURM is
-    assert state.status(tmp_path, {"status": "running", "slurm_job": "12_3"}, _slurm.queued) == "interrupted"
+    assert state.current_status(tmp_path, {"status": "running", "slurm_job": "12_3"}, _slurm.queued) == "interrupted"
 
 
 def test_the_runs_of_a_sweep_are_those_of_all_its_commands(tmp_path):
@@ -122,3 +123,55 @@ def test_where_nothing_can_be_locked_a_run_is_warned_not_stopped(tmp_path, monke
     assert f"{tmp_path} cannot be locked ({error}); see that no two processes write there" in caplog.text
     taken.release()
     assert not lock.in_use(tmp_path)
+
+
+OTHERS = ["metrics.csv", "train.csv", "matrices.npz", "checkpoints/x.ckpt", "events.out.tfevents.1.a"]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_folder_with_files_of_another_program_is_refused_and_keeps_them(tmp_path, command, name):
+    """Such as Lightning's `version_0`."""
+    file = tmp_path / "version_0" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("epoch,loss\n0,1.5\n")
+    (tmp_path / "version_0" / "notes.txt").touch()
+    status, output = command(*TINY, "trainer.max_steps=1", "hydra.run.dir=version_0")
+    assert (status, output) == (1, f"igb: version_0 holds {name} but no run.json of igb's; give another folder\n")
+    assert sorted(
+        str(path.relative_to(tmp_path / "version_0")) for path in (tmp_path / "version_0").rglob("*")
+    ) == sorted({"notes.txt", name, str(Path(name).parent)} - {"."})
+    assert file.read_text() == "epoch,loss\n0,1.5\n"
+
+
+def test_the_folder_of_another_hydra_program_is_refused(tmp_path):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "hydra.yaml").write_text("hydra:\n  help:\n    app_name: train\n")
+    with pytest.raises(InputError, match=r"holds \.hydra/hydra\.yaml but no run\.json of igb's"):
+        identity.refuse_other(tmp_path, tiny_config())
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"status": "fine"}', '{"loss": 0.1}', '{"status": 3}'])
+def test_a_run_json_of_another_program_is_one_line(tmp_path, command, text):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text(text)
+    status, output = command(*TINY, "hydra.run.dir=run")
+    expected = "igb: run/run.json has no status of a run of igb; it is damaged or of another program\n"
+    assert (status, output) == (1, expected)
+
+
+def test_a_run_json_that_is_lost_is_one_line(tmp_path, command):
+    arguments = [*TINY, "probe.images=10", "hydra.run.dir=run"]
+    assert command(*arguments, "trainer.max_steps=1")[0] == 0
+    (tmp_path / "run" / "run.json").unlink()
+    status, output = command(*arguments, "trainer.max_steps=2")
+    assert (status, output) == (1, "igb: run holds metrics.csv but no run.json of igb's; give another folder\n")
+
+
+def test_a_run_that_starts_anew_drops_where_the_one_before_resumed(tmp_path):
+    options = ("probe.images=10", "trainer.checkpoint_minutes=0")
+    folder = tiny_run(tmp_path / "run", "trainer.max_steps=1", *options)
+    tiny_run(folder, "trainer.max_steps=2", *options)
+    assert state.read(folder)["resumed"] == [1]
+    (folder / "checkpoints" / "last.ckpt").write_bytes(b"")
+    tiny_run(folder, "trainer.max_steps=3", *options)
+    assert "resumed" not in state.read(folder)

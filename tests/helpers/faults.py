@@ -28,7 +28,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from igb import experiment, statistics
 from igb.training import checkpoints
 from igb.training.records import Records
-from igb.training.step_losses import Steps
+from igb.training.step_losses import StepLosses
 from tests.conftest import tiny_config
 
 STEPS_PER_EPOCH = 45
@@ -107,9 +107,9 @@ def moments(count: int, duration: float) -> list[tuple[str, Callable[[], None] |
         ("a checkpoint moved away, the next not in place", moved_away(3)),
         ("a record after the last checkpoint", at_call(Records, "record", 15, before=False)),
         ("within a probe", at_call(statistics.ClassSums, "update", 100, before=True)),
-        ("the last batch of an epoch, unrecorded", at_call(Steps, "on_train_batch_end", last, before=True)),
-        ("the last batch of an epoch, recorded", at_call(Steps, "on_train_batch_end", last, before=False)),
-        ("the first batch of an epoch", at_call(Steps, "on_train_batch_end", last + 1, before=False)),
+        ("the last batch of an epoch, unrecorded", at_call(StepLosses, "on_train_batch_end", last, before=True)),
+        ("the last batch of an epoch, recorded", at_call(StepLosses, "on_train_batch_end", last, before=False)),
+        ("the first batch of an epoch", at_call(StepLosses, "on_train_batch_end", last + 1, before=False)),
         ("the initial probe", at_call(statistics.ClassSums, "update", 2, before=True)),
         ("the first record", at_call(Records, "record", 1, before=False)),
         ("the last record", at_call(Records, "record", 27, before=False)),

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from igb import report
-from igb.report.runs import COLUMNS
 from tests.conftest import tiny_run
-from tests.helpers.runs import made_run
+from tests.helpers.runs import HEADER, made_run
 
 pytestmark = pytest.mark.browser
 FLAGS = [
@@ -201,7 +200,7 @@ def test_many_classes_with_long_names_stay_in_the_window(browser, tmp_path, view
     names = [f"{k} 猫 " + "a-name-that-goes-on-and-on-" * 8 for k in range(60)]
     folder = made_run(tmp_path / "a", [], class_names=names)
     rows = [f"{s},{s / 4},running,{k},{names[k]},5,0.1,0.1,0.1,0.1,1,1,1" for s in (0, 4, 8) for k in range(60)]
-    (folder / "metrics.csv").write_text("\n".join([",".join(COLUMNS), *rows]) + "\n")
+    (folder / "metrics.csv").write_text("\n".join([HEADER, *rows]) + "\n")
     report.write([tmp_path])
     shown = Page(browser, view, (tmp_path / "report" / "index.html").as_uri())
     shown.scroll_through()

@@ -10,7 +10,9 @@ from matplotlib.colors import to_hex
 import igb
 from igb import report
 from igb._checks import InputError
+from igb._plots import COLOURS
 from igb.folder import lock, state
+from igb.folder.schema import METRICS
 from igb.report import figures
 from igb.report.landscape import loss_curves
 from igb.report.metrics import Censored
@@ -38,7 +40,7 @@ def test_figure_1_shows_both_means_at_initialisation(runs):
     assert heights == [*expected["probability"], *expected["mean_probability"]]
     assert [label.get_text() for label in drawn[3].get_xticklabels()] == list("0123456789")
     colours = [to_hex(patch.get_facecolor()) for patch in drawn[0].patches[:10]]
-    assert colours == [colour.lower() for colour in figures.COLOURS]
+    assert colours == [colour.lower() for colour in COLOURS]
     edges = [to_hex(patch.get_edgecolor()) for patch in drawn[0].patches[10:]]
     assert edges == colours
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
@@ -60,7 +62,7 @@ def test_figure_2_shows_probability_and_accuracy_of_every_class(runs):
                 assert curve.get_ydata().tolist() == rows[quantity].tolist()
                 assert curve.get_xdata()[1:].tolist() == pytest.approx(rows["epoch"].tolist()[1:])
                 assert 0 < curve.get_xdata()[0] < curve.get_xdata()[1]
-                assert to_hex(curve.get_color()) == figures.COLOURS[k].lower()
+                assert to_hex(curve.get_color()) == COLOURS[k].lower()
             assert set(dashed.get_xdata()) == {1}
             assert dashed.get_linestyle() == "--"
             assert axes.get_xscale() == "log"
@@ -134,7 +136,7 @@ def test_class_names_are_text_whatever_they_look_like(tmp_path):
 def test_load_runs_is_one_row_for_each_run_probe_and_class(finished):
     table = igb.load_runs(finished)
     assert len(table) == 3 * 14 * 2 * 10
-    assert list(table.columns) == ["run", "status", "config.loss", *HEADER.split(",")]
+    assert list(table.columns) == ["run", "status", "config.loss", *METRICS]
     assert table["config.loss"].unique().tolist() == ["ce", "bl", "pz"]
     assert table["run"].unique().tolist() == ["loss=ce", "loss=bl", "loss=pz"]
     assert len(igb.load_runs(finished / "ce")) == 14 * 2 * 10
@@ -181,7 +183,7 @@ def test_what_cannot_be_shown_yet_is_named(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "left out: " in printed
     assert "early: no probe yet (interrupted)" in printed
-    assert "old: run.json has no 'status'" in printed
+    assert "old/run.json has no status of a run of igb" in printed
     assert printed.count("left out") == 3
 
 
@@ -227,7 +229,8 @@ def test_a_run_of_another_format_is_one_line(tmp_path, capsys, key, value):
     made_run(tmp_path / "good", [(0, 0.9, 0.1, 0.8)])
     made_run(tmp_path / "bad", [(0, 0.9, 0.1, 0.8)], **{key: value})
     report.write([tmp_path])
-    assert f"bad: run.json has no {key!r}" in capsys.readouterr().out
+    expected = "bad/run.json has no status of a run" if key == "status" else f"bad: run.json has no {key!r}"
+    assert expected in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -296,7 +299,7 @@ def test_the_table_is_written_as_csv_and_parquet(finished, tmp_path):
     report.write([finished], tmp_path, csv=True, parquet=True)
     table = igb.load_runs(finished)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "runs.parquet"), table)
-    texts = {"batch_norm": str, "class_name": str, "run": str, "status": str, "config.loss": str}
+    texts = {"split": str, "batch_norm": str, "class_name": str, "run": str, "status": str, "config.loss": str}
     written = pd.read_csv(tmp_path / "runs.csv", dtype=texts)
     pd.testing.assert_frame_equal(written, table.astype(dict.fromkeys(texts, written["run"].dtype)))
     report.write([finished], tmp_path)

@@ -151,7 +151,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch):
 
 def test_the_network_can_be_loaded_at_any_checkpoint(tmp_path, monkeypatch):
     stop_at(monkeypatch, 20, folder=tmp_path / "run")
-    network = igb.load_network(tmp_path / "run")
+    network = igb.load_network(tmp_path / "run", trust=True)
     assert not network.training
 
 

@@ -6,13 +6,10 @@ import sys
 import time
 
 import pytest
-import yaml
 
 from igb import statistics
-from igb._paths import config_folder
 from igb.training.classifier import Classifier
 from igb.training.eta import duration
-from igb.training.probe import LOG_POINTS
 from igb.training.stopping import StoppedError
 from tests.conftest import tiny_run
 
@@ -96,10 +93,6 @@ def test_the_progress_bar_knows_the_time_to_go(tmp_path, clock, monkeypatch, cap
     to_go = dict(shown)
     assert to_go["20"] == "35 s"  # 25 steps and the last probe; an average over steps so far would say 2 min
     assert to_go["45"] == "0 s"
-
-
-def test_the_number_of_points_is_that_of_the_config():
-    assert yaml.safe_load((config_folder() / "probe" / "log.yaml").read_text())["points"] == LOG_POINTS
 
 
 @pytest.mark.parametrize(

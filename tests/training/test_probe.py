@@ -7,37 +7,8 @@ from igb import experiment
 from igb._checks import InputError
 from igb.report.runs import read_metrics
 from igb.training.classifier import Classifier
-from igb.training.probe import Probe, probe_order, probe_steps
+from igb.training.probe import Probe, probe_order
 from tests.conftest import tiny_config, tiny_run
-
-
-def test_every_batch_of_epoch_one_then_every_epoch():
-    assert probe_steps(5, 20, None) == [0, 1, 2, 3, 4, 5, 10, 15, 20]
-
-
-def test_the_last_step_is_probed_wherever_the_run_ends():
-    assert probe_steps(5, 12, None) == [0, 1, 2, 3, 4, 5, 10, 12]
-    assert probe_steps(5, 3, None) == [0, 1, 2, 3]
-    assert probe_steps(5, 0, None) == [0]
-    assert probe_steps(1000, 500, 20)[-1] == 500
-
-
-@pytest.mark.parametrize("steps_per_epoch", [1, 9, 10, 11, 12, 45, 400, 1563, 50_000])
-@pytest.mark.parametrize("points", [11, 12, 40, 300])
-def test_log_schedule_takes_its_number_of_batches(steps_per_epoch, points):
-    steps = probe_steps(steps_per_epoch, 3 * steps_per_epoch, points)
-    first_epoch = [step for step in steps if 0 < step <= steps_per_epoch]
-    assert len(first_epoch) == min(points, steps_per_epoch)
-    assert first_epoch[:10] == list(range(1, min(10, steps_per_epoch) + 1))
-    assert first_epoch[-1] == steps_per_epoch
-    assert [step for step in steps if step > steps_per_epoch] == [2 * steps_per_epoch, 3 * steps_per_epoch]
-    assert steps == sorted(set(steps))
-
-
-def test_log_schedule_is_evenly_spaced_on_a_log_axis():
-    steps = torch.tensor(probe_steps(1563, 1563, 40)[20:], dtype=torch.float64)
-    ratios = steps[1:] / steps[:-1]
-    assert ratios.max() / ratios.min() < 1.05
 
 
 def test_the_order_of_the_images_is_one_for_all_and_mixes_the_classes():

@@ -14,9 +14,11 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 
 from igb import experiment
 from igb._checks import InputError
+from igb.folder.schema import METRICS, QUANTITIES
+from igb.folder.state import RunState
 from igb.report.runs import read_metrics
-from igb.training.records import CHARTS, METRICS, METRICS_HEADER, Records, tag
-from igb.training.step_losses import Steps
+from igb.training.eta import Eta
+from igb.training.records import CHARTS, tag
 from tests.conftest import TINY, tiny_config, tiny_run
 
 MODES = ("running", "batch")
@@ -45,7 +47,7 @@ def test_a_run_folder_is_as_the_contract_says(finished):
 
 def test_metrics_have_a_row_for_each_step_mode_and_class(finished):
     table = pd.read_csv(finished / "bl" / "metrics.csv")
-    assert tuple(table.columns) == METRICS_HEADER
+    assert tuple(table.columns) == METRICS
     steps = sorted(table["step"].unique())
     assert steps[:11] == list(range(11))
     assert len(steps) == 1 + 12 + 1
@@ -116,7 +118,7 @@ def test_tensorboard_has_every_quantity_of_every_class_at_every_probe(finished):
     table = read_metrics(finished / "bl" / "metrics.csv", 10)
     tags = set(accumulator.Tags()["scalars"])
     for mode in MODES:
-        for metric in METRICS:
+        for metric in QUANTITIES:
             for k in range(10):
                 name = tag(mode, metric, k, str(k))
                 assert name in tags
@@ -139,7 +141,7 @@ def test_custom_charts_take_each_class_once(finished):
         first, *others = category.chart
         assert (first.title, list(first.multiline.tag)) == ("dominance", [f"^dominance/{category.title}$"])
         assert [chart.title for chart in others] == list(CHARTS)
-        assert set(CHARTS) == set(METRICS)
+        assert set(CHARTS) == set(QUANTITIES)
         for chart in others:
             matched = [[name for name in tags if re.match(pattern, name)] for pattern in chart.multiline.tag]
             expected = [[tag(category.title, chart.title, k, str(k))] for k in range(10)]
@@ -191,12 +193,10 @@ def test_the_status_is_settled_also_if_a_record_cannot_be(tmp_path, monkeypatch)
 
 
 def test_two_runs_cannot_take_one_folder(tmp_path):
-    probe = experiment.build(tiny_config()).probe
-    first, second = (Records(tmp_path / "run", probe, Steps(probe), tiny_config()) for _ in range(2))
+    first, second = (RunState(tmp_path / "run", tiny_config()) for _ in range(2))
     with first:
-        first.start()
-        with second, pytest.raises(InputError, match="another process is writing to"):
-            second.start()
+        with pytest.raises(InputError, match="another process is writing to"), second:
+            pass
         assert info(tmp_path / "run")["status"] == "running"
     assert info(tmp_path / "run")["status"] == "completed"
 
@@ -213,7 +213,7 @@ def test_a_run_that_fails_says_so_and_keeps_its_records(tmp_path, monkeypatch):
     def fail(self, *_):
         raise RuntimeError("out of order")
 
-    monkeypatch.setattr(Records, "on_train_epoch_end", fail)
+    monkeypatch.setattr(Eta, "on_train_epoch_end", fail)
     with pytest.raises(RuntimeError, match="out of order"):
         tiny_run(tmp_path / "run")
     assert info(tmp_path / "run")["status"] == "failed"

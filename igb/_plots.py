@@ -1,0 +1,86 @@
+"""What igb's figures share: style, colours, and the bars of the initial probabilities. matplotlib alone."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+Array = npt.NDArray[np.float64]
+
+# Paul Tol's "muted" scheme and black: ten colours that stay apart for colour-blind readers. The dashes of every
+# second one keep neighbours apart in print.
+COLOURS = (
+    "#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499", "#000000",
+)  # fmt: skip
+# The same, lightened where they would be lost on a dark page.
+DARK_COLOURS = (
+    "#8F86E8", "#88CCEE", "#44AA99", "#4DB868", "#B9B94A", "#DDCC77", "#E58A97", "#D4609A", "#C67BC6", "#E8E8E8",
+)  # fmt: skip
+STYLE: Any = {
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "hatch.linewidth": 0.8,
+    "pdf.fonttype": 42,  # text stays text
+    "text.parse_math": False,  # names are text from a user's disk
+}
+LONGEST_NAME, MOST_NAMES = 20, 20  # characters of a class's name, and classes that are named
+
+
+def initial(names: Sequence[str], own: Array, over_all: Array) -> Figure:
+    """Mean predicted probability of each class, over its own images and over all, both [C]."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(max(1.2 + 0.28 * len(names), 3.5), 2.4), layout="constrained")
+        axes = figure.subplots()
+        bars(axes, names, own, over_all)
+        axes.set_ylabel("mean probability")
+        bar_legend(figure)
+    return figure
+
+
+def class_colours(classes: int) -> list[str]:
+    """A colour for each class."""
+    return _some(COLOURS, classes, darkest=0.0)
+
+
+def dark_colours(classes: int) -> list[str]:
+    """The same for a dark page."""
+    return _some(DARK_COLOURS, classes, darkest=0.3)
+
+
+def _some(scheme: Sequence[str], classes: int, darkest: float) -> list[str]:
+    if classes <= len(scheme):
+        return list(scheme[:classes])
+    shades = np.linspace(darkest, 1, classes)
+    return [mpl.colors.to_hex(colour) for colour in mpl.colormaps["viridis"](shades)]
+
+
+def short_name(name: str) -> str:
+    """A class's name, cut where it would take the room of what is drawn."""
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+
+
+def bars(axes: Axes, names: Sequence[str], own: Array, over_all: Array) -> None:
+    """Draw two bars for each class: the mean probability over its own images, and over all, both [C]."""
+    at, colours = np.arange(len(names)), class_colours(len(names))
+    axes.bar(at - 0.2, own, 0.4, color=colours)
+    axes.bar(at + 0.2, over_all, 0.4, facecolor="none", edgecolor=colours, hatch="/////", linewidth=0.8)
+    axes.set(ylim=(0, 1))
+    every = -(-len(names) // MOST_NAMES)
+    shown = list(map(short_name, names))[::every]
+    axes.set_xticks(at[::every], shown, rotation=45, ha="right", rotation_mode="anchor")
+
+
+def bar_legend(figure: Figure) -> None:
+    """Say what the two bars are."""
+    handles = [
+        Patch(facecolor="0.35", label="over the images of the class"),
+        Patch(facecolor="none", edgecolor="0.35", hatch="/////", label="over all images"),
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)

@@ -1,0 +1,69 @@
+"""Settings of the process that arithmetic depends on: set by a run or a measurement, and put back after it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def restored_settings() -> Iterator[None]:
+    """Put back at the end what a run sets for the whole process.
+
+    That is threads, deterministic algorithms, TensorFloat-32, cuDNN's benchmarking, how this thread treats denormals,
+    and the variables of the environment that go with them.
+    """
+    names = ("CUBLAS_WORKSPACE_CONFIG", "PL_GLOBAL_SEED", "PL_SEED_WORKERS")
+    variables = {name: os.environ.get(name) for name in names}
+    threads, denormals = torch.get_num_threads(), _flushes_denormals()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    try:
+        with without_tf32():
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(denormals)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.backends.cudnn.benchmark = benchmark
+        for name, value in variables.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Inside, CUDA multiplies float32 numbers as such.
+
+    TensorFloat-32 would round the factors of products to 10 bits: all of `exact`, and the head of `fast`.
+    """
+    matmul, convolutions = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, convolutions
+
+
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Inside, numbers below 1e-38 count as zero in this thread and in those it starts.
+
+    A trapped network's gradients fall below that, where a CPU is twenty times slower and no weight feels them. A
+    thread has this from the one that starts it, and making a network may already take several.
+    """
+    before = _flushes_denormals()
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
+
+
+def _flushes_denormals() -> bool:
+    """Whether this thread counts denormals as zero; torch can set that, but does not say."""
+    return float(torch.tensor([1e-30]).mul(1e-10)) == 0

@@ -1,0 +1,35 @@
+"""The training step: the one place where weights move."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Step:
+    """Forward pass, loss, backward pass and update on one batch.
+
+    Args:
+        network: maps images [N, ...] to logits [N, C].
+        optimizer: over the network's parameters.
+        backward: takes the gradient of the loss; a strategy of Lightning's has its own.
+    """
+
+    def __init__(
+        self,
+        network: Callable[[Tensor], Tensor],
+        optimizer: torch.optim.Optimizer,
+        backward: Callable[[Tensor], Any] = Tensor.backward,
+    ) -> None:
+        self.network, self.optimizer, self.backward = network, optimizer, backward
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor], weight: float = 1.0
+    ) -> Tensor:
+        """Take the step, and return `weight` times the loss before it, a scalar that stays on the device."""
+        self.optimizer.zero_grad()
+        value = loss(self.network(images), labels) * weight
+        self.backward(value)
+        self.optimizer.step()
+        return value.detach()

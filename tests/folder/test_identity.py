@@ -1,0 +1,211 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import igb
+from igb import experiment
+from igb._checks import InputError
+from igb._paths import config_folder
+from igb.folder import identity, state
+from igb.folder.identity import ADDED, ROLES, current_target, flat, having
+from igb.report.runs import find_runs, read_metrics
+from igb.report.settings import settings, swept
+from tests.conftest import tiny_config, tiny_run
+from tests.helpers.runs import made_run
+
+SCHEMA_1 = Path(__file__).parent / "schema_1"  # a sweep's folder as the version before schema 2 left it
+# The keys that there were then, of all options of all groups.
+KEYS_OF_SCHEMA_1 = {
+    "seed", "init_seed", "data_seed", "name", "data._target_", "data.root", "data.cache_dir", "data.image_size",
+    "data.batch_size", "data.scaling", "data.seed", "model._target_", "init._target_", "init._partial_",
+    "loss._target_", "loss.gamma", "loss.detach_weight", "loss.cutoff", "loss.warmup_epochs", "optimizer._target_",
+    "optimizer.lr", "optimizer.momentum", "optimizer.weight_decay", "probe._target_", "probe.points", "probe.images",
+    "probe.batch_norm", "probe.chunk", "compute._target_", "compute.precision", "compute.threads", "trainer._target_",
+    "trainer.max_epochs", "trainer.max_steps", "trainer.accelerator", "trainer.devices", "trainer.strategy",
+    "trainer.checkpoint_minutes", "trainer.keep_checkpoint",
+}  # fmt: skip
+
+
+@pytest.fixture
+def old(tmp_path):
+    """A sweep of schema 1 with one run, of five steps, and an event file that it left."""
+    sweep = Path(shutil.copytree(SCHEMA_1, tmp_path / "old"))
+    (folder,) = (file.parent for file in sweep.glob("*/run.json"))
+    (folder / "events.out.tfevents.1795736095.vm.2404.0").touch()
+    return folder
+
+
+def overrides(folder):
+    return [line.removeprefix("- ") for line in (folder / ".hydra" / "overrides.yaml").read_text().splitlines()]
+
+
+def test_a_run_of_schema_1_resumes_to_the_end_of_an_undisturbed_one(old, tmp_path):
+    longer = [*overrides(old), "trainer.max_steps=10"]
+    before = (old / "metrics.csv").read_text()
+    (tmp_path / "elsewhere").mkdir()
+    foreign = old / "events.out.tfevents.1.theirs"
+    foreign.touch()
+    assert experiment.run(experiment.compose(*longer), old) == "completed"
+    experiment.run(experiment.compose(*longer), tmp_path / "new")
+    kept = before[: before.index("\n5,")]  # the probe of the last step of the shorter run is not one of the longer
+    assert (old / "metrics.csv").read_text().startswith(kept)  # with the columns that it has
+    expected, found = (read_metrics(folder / "metrics.csv", 10) for folder in (tmp_path / "new", old))
+    assert found["tied_fraction"].isna().all()
+    assert set(found["split"]) == {"test"}
+    assert found["step"].max() == 10
+    pd.testing.assert_frame_equal(
+        found.drop(columns="tied_fraction"), expected.drop(columns="tied_fraction"), rtol=1e-3
+    )
+    losses = [pd.read_csv(folder / "train.csv")["loss"] for folder in (old, tmp_path / "new")]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    entries = state.read(old)
+    assert (entries["resumed"], entries["total_steps"], entries["schema"]) == ([5], 10, 1)
+    assert len(list(old.glob("events.out.tfevents.*.igb"))) == 1
+    assert [file.name for file in old.glob("events.out.tfevents.*") if file.suffix != ".igb"] == [foreign.name]
+
+
+def test_a_sweep_of_schema_1_grows_in_its_folders_and_pools_with_new_seeds(old, command):
+    status, output = command(
+        "--multirun", *overrides(old), "seed=0,1", f"hydra.sweep.dir={old.parent}", "trainer.max_steps=6"
+    )
+    assert status == 0, output
+    assert len(list(old.parent.glob("*/run.json"))) == 2
+    runs, left_out = find_runs([old.parent])
+    assert not left_out
+    (setting,) = settings(runs)
+    assert sorted(run.value("seed") for run in setting.runs) == [0, 1]
+    assert swept(runs) == []
+    assert len(igb.load_runs(old.parent)) == sum(len(run.metrics) for run in runs)
+
+
+def test_the_network_of_a_run_of_schema_1_is_loaded(old):
+    network = igb.load_network(old, trust=True)
+    data = experiment.build(experiment.compose(*overrides(old))).data
+    data.setup()
+    stats = igb.measure(network, data.scale(data.test_images), data.test_labels)
+    assert 0.1 < stats.dominance < 1
+
+
+def test_every_key_has_a_meaning_for_older_runs():
+    """A key that schema 1 lacks stands in ADDED, with what the versions before it did."""
+    found = set()
+    for file in config_folder().glob("*/*.yaml"):
+        group = file.parent.name
+        if group not in ("experiment", "hydra"):
+            needed = {"image_folder": ["data.root=x"]}.get(file.stem, [])
+            config = experiment.compose(f"{group}={file.stem}", *needed)
+            found |= {key for key in flat(config) if key.startswith(f"{group}.")}
+            found |= {key for key in flat(config) if "." not in key}
+    assert found - KEYS_OF_SCHEMA_1 == set(ADDED)
+    assert set(ROLES) <= found
+
+
+@pytest.mark.parametrize(
+    ("former", "current"),
+    [
+        ("igb.sources.Digits", "igb.data.sources.Digits"), ("igb.probe.Probe", "igb.training.Probe"),
+        ("igb.networks.resnet50", "igb.models.resnet50"), ("my.sources.Digits", "my.sources.Digits"),
+    ],
+)  # fmt: skip
+def test_former_names_are_those_of_today(former, current):
+    assert current_target(former) == current
+    if former.startswith("igb"):
+        package, _, name = former.rpartition(".")
+        module = getattr(igb, package.rpartition(".")[2])  # as a config of a user may still say
+        assert getattr(module, name) is not None
+
+
+@pytest.mark.parametrize("role", [identity.SEED, identity.MAY_DIFFER, identity.MAY_GROW])
+def test_what_has_a_role_is_no_part_of_identity(role):
+    keys = having(role)
+    assert keys
+    changed = {"seed": 3, "init_seed": 4, "data_seed": 5, "name": "x", "data.root": "y", "data.cache_dir": "z"}
+    changed |= {"trainer.checkpoint_minutes": 9, "trainer.keep_checkpoint": "false", "trainer.max_epochs": 99}
+    changed |= {"trainer.max_steps": 98}
+    plain = tiny_config("data=cifar10")
+    other = tiny_config("data=cifar10", *(f"{key}={changed[key]}" for key in keys))
+    assert identity.identity(plain) == identity.identity(other)
+    assert identity.identity(plain) != identity.identity(tiny_config("data=cifar10", "optimizer.lr=0.1"))
+
+
+def test_resuming_with_what_may_differ_goes_on(tmp_path):
+    folder = tiny_run(tmp_path / "run", "trainer.max_steps=2", "probe.images=10")
+    config = tiny_config("trainer.max_steps=3", "probe.images=10", "trainer.checkpoint_minutes=1", "name=x")
+    assert experiment.run(config, folder) == "completed"
+    assert state.read(folder)["resumed"] == [2]
+
+
+def images(root, shade=0):
+    generator = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in ("ant", "bee"):
+            (root / split / name).mkdir(parents=True)
+            for index in range(4):
+                pixels = generator.integers(0, 200, (32, 32), dtype=np.uint8) + shade
+                Image.fromarray(pixels.astype(np.uint8)).save(root / split / name / f"{index}.png")
+    return root
+
+
+def test_a_run_resumes_on_the_same_images_alone_wherever_they_lie(tmp_path):
+    options = ["data=image_folder", "data.batch_size=4", "trainer.max_epochs=100"]
+    first, copied = images(tmp_path / "first"), images(tmp_path / "copied")
+    folder = tiny_run(tmp_path / "run", *options, f"data.root={first}", "trainer.max_steps=2")
+    tiny_run(folder, *options, f"data.root={copied}", "trainer.max_steps=3")
+    shutil.rmtree(first)
+    images(first, shade=1)
+    before = content(folder)
+    with pytest.raises(InputError, match=r"data: these are not the images with which the run in .*run was started"):
+        tiny_run(folder, *options, f"data.root={first}", "trainer.max_steps=4")
+    assert before == {
+        file: file.read_bytes() for file in folder.rglob("*") if file.is_file() and file.name != "run.json"
+    }
+    entries = state.read(folder)
+    assert (entries["status"], entries["total_steps"]) == ("completed", 3)
+    assert "these are not the images" in entries["reason"]
+    assert tiny_run(folder, *options, f"data.root={copied}", "trainer.max_steps=4")
+    assert "reason" not in state.read(folder)
+
+
+def content(folder):
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file() and file.name != "run.json"}
+
+
+ROW = [(0, 0.9, 0.1, 0.8)]
+
+
+def test_seeds_are_pooled_by_their_images_not_by_where_these_lie(tmp_path):
+    for seed, (root, hashed) in enumerate((("a", "1"), ("b", "1"), ("c", "2"), ("a", None), ("d", None))):
+        config = {"seed": seed, "data": {"root": root}, "loss": {"cutoff": 0.1}}
+        more = {} if hashed is None else {"images": hashed}
+        overrides = [f"seed={seed}", f"data.root={root}"]
+        made_run(
+            tmp_path / str(seed),
+            ROW,
+            overrides=overrides,
+            started=str(seed),
+            config=config,
+            seeds={"seed": seed},
+            **more,
+        )
+    groups = [[run.folder.name for run in one.runs] for one in settings(find_runs([tmp_path])[0])]
+    assert groups == [["0", "1", "3"], ["2"], ["4"]]  # an older run has no hash, and is taken by its place
+
+
+def test_limits_that_are_swept_are_settings_and_others_are_not(tmp_path):
+    for number, (seed, epochs) in enumerate(((0, 1), (0, 2), (1, 2), (1, 1))):
+        config = {"seed": seed, "trainer": {"max_epochs": epochs}}
+        overrides = [f"seed={seed}", f"trainer.max_epochs={epochs}"]
+        made_run(
+            tmp_path / str(number), ROW, overrides=overrides, started=str(number), config=config, seeds={"seed": seed}
+        )
+    runs = find_runs([tmp_path])[0]
+    groups = {one.label: [run.folder.name for run in one.runs] for one in settings(runs)}
+    assert groups == {"trainer.max_epochs=1": ["0", "3"], "trainer.max_epochs=2": ["1", "2"]}
+    (one,) = settings([runs[0], runs[2]])
+    assert len(one.runs) == 2
+    assert json.loads((one.runs[0].folder / "run.json").read_text())["status"] == "completed"
