@@ -14,7 +14,7 @@ from torchvision.models import ResNet
 
 from igb import _checks
 from igb.compute.cpu import products
-from igb.compute.cpu.batch_norm import BatchNorm
+from igb.compute.cpu.batch_norm import batch_norm
 from igb.compute.folding import fold
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -111,13 +111,13 @@ class _Rewrites(TorchFunctionMode):
         """`torch.nn.functional.conv2d`."""
         plain = groups == 1 and _pair(dilation) == (1, 1) and not isinstance(padding, str) and images.ndim == 4
         # In another layout the products would need copies, and the network's code may count on its own.
-        if plain and images.is_contiguous(memory_format=torch.channels_last):
+        if plain and _is_channels_last(images):
             if self.dtype != torch.float32:
                 images = images.to(self.dtype)
             window = products.window(tuple(images.shape[2:]), tuple(weight.shape[2:]), _pair(stride), _pair(padding))
             form = products.form(window, images.dtype, images.device)
             if form != "direct":
-                maps = products.MatrixConvolution.apply(images, weight, window, form)
+                maps = products.convolve(images, weight, window, form)
                 maps = maps if bias is None else maps + bias.to(maps.dtype)[:, None, None]
                 return maps.contiguous() if images.is_contiguous() else maps  # one pixel or channel is in both layouts
         return F.conv2d(images, weight, bias, stride, padding, dilation, groups)
@@ -135,7 +135,7 @@ def _batch_norm(
 ) -> Tensor:
     """`torch.nn.functional.batch_norm`."""
     if training and maps.device.type == "cpu" and maps.ndim == 4 and not maps.is_contiguous():
-        return BatchNorm.apply(maps, running_mean, running_var, weight, bias, momentum, eps)
+        return batch_norm(maps, running_mean, running_var, weight, bias, momentum, eps)
     return F.batch_norm(maps, running_mean, running_var, weight, bias, training, momentum, eps)
 
 
@@ -145,6 +145,13 @@ def _linear(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
         return F.linear(features, weight, bias)
     with torch.autocast(features.device.type, enabled=False):
         return F.linear(features.to(weight.dtype), weight, bias)
+
+
+def _is_channels_last(images: Tensor) -> bool:
+    try:
+        return images.is_contiguous(memory_format=torch.channels_last)
+    except RuntimeError:  # inside torch.func.vmap, which does not say
+        return False
 
 
 def _pair(value: Any) -> products.Pair:

@@ -147,7 +147,7 @@ def test_every_form_is_the_convolution_for_every_window_it_is_for(form):
         images = torch.randn(3, 4, *window.size, generator=generator, dtype=torch.float64).requires_grad_()
         weight = torch.randn(5, 4, *window.kernel, generator=generator, dtype=torch.float64).requires_grad_()
         plain = F.conv2d(images, weight, None, window.stride, window.padding)
-        maps = products.MatrixConvolution.apply(images, weight, window, form)
+        maps = products.convolve(images, weight, window, form)
         torch.testing.assert_close(maps, plain)
         seed = torch.randn(plain.shape, generator=generator, dtype=torch.float64)
         expected = torch.autograd.grad(plain, (images, weight), seed)
@@ -379,3 +379,29 @@ def test_a_head_keeps_its_precision():
     with Compute("bfloat16").applied(CPU):
         assert torch.equal(head(features), F.linear(features, head.weight, head.bias))
         assert head(features[:, None]).dtype == torch.bfloat16  # inside a network, as in a transformer
+
+
+def test_torch_func_works_through_the_rewrites():
+    """Gradients by `torch.func` are those of autograd, also image by image."""
+    torch.manual_seed(0)
+    network = models.resnet18(5).to(memory_format=torch.channels_last)
+    images = torch.randn(6, 1, 16, 16).to(memory_format=torch.channels_last)
+    labels = torch.arange(6) % 5
+    parameters = {name: value.detach() for name, value in network.named_parameters()}
+    buffers = {name: value.clone() for name, value in network.named_buffers()}
+
+    def loss(parameters, images, labels):
+        with Compute().applied(CPU):
+            state = (parameters, {name: value.clone() for name, value in buffers.items()})
+            return F.cross_entropy(torch.func.functional_call(network, state, (images,)), labels)
+
+    for training in (True, False):
+        network.train(training)
+        found = torch.func.grad(loss)(parameters, images, labels)
+        wanted = {name: value.clone().requires_grad_() for name, value in parameters.items()}
+        expected = torch.autograd.grad(loss(wanted, images, labels), list(wanted.values()))
+        for name, gradient in zip(wanted, expected, strict=True):
+            assert torch.equal(found[name], gradient), name
+    each = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))(parameters, images[:, None], labels[:, None])
+    for name, gradient in each.items():  # those of the mean loss in evaluation mode are the mean of those of each image
+        torch.testing.assert_close(gradient.mean(0), found[name], rtol=1e-3, atol=1e-5)

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from igb.compute.cpu._vmap import one_by_one
+
 Pair = tuple[int, int]  # vertical, horizontal
 
 FEW_ROWS = 32  # below this a weight gradient is bound by writing it, which float32 does once and bfloat16 twice
@@ -144,25 +146,47 @@ class MatrixConvolution(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, images: Tensor, weight: Tensor, window: Window, form: str) -> Tensor:
-        """Feature maps [N, O, H', W'] in channels-last layout."""
+    def forward(images: Tensor, weight: Tensor, window: Window, form: str) -> tuple[Tensor, Tensor]:
+        """Feature maps [N, O, H', W'] in channels-last layout, and the matrix of the weight for the backward pass."""
         rows = rows_of(images.permute(0, 2, 3, 1), window, form)
         matrix = matrix_of(weight, window, form, images.dtype)
-        ctx.save_for_backward(rows, matrix)
-        ctx.window, ctx.form, ctx.count, ctx.weight_dtype = window, form, len(images), weight.dtype
-        return F.linear(rows, matrix).view(len(images), *window.output, -1).permute(0, 3, 1, 2)
+        return F.linear(rows, matrix).view(len(images), *window.output, -1).permute(0, 3, 1, 2), matrix
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Window, str], output: tuple[Tensor, Tensor]) -> None:
+        """Keep what the backward pass takes; the rows are mostly a view of the images, and made again."""
+        images, weight, ctx.window, ctx.form = inputs
+        ctx.weight_dtype = weight.dtype
+        ctx.save_for_backward(images, output[1])
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> tuple[Any, Any]:
+        """For `torch.func.vmap`."""
+        return one_by_one(MatrixConvolution, info, in_dims, inputs)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, gradient: Tensor | None, _: None) -> tuple[Tensor | None, Tensor | None, None, None]:
         """The gradients of images and weight."""
-        rows, matrix = ctx.saved_tensors
+        if gradient is None:
+            return None, None, None, None
+        images, matrix = ctx.saved_tensors
+        rows = rows_of(images.permute(0, 2, 3, 1), ctx.window, ctx.form)
         gradient = gradient.permute(0, 2, 3, 1).reshape(len(rows), -1)
-        images = weight = None
+        images_gradient = weight_gradient = None
         if ctx.needs_input_grad[0]:
-            images = rows_adjoint(gradient @ matrix, ctx.window, ctx.form, ctx.count).permute(0, 3, 1, 2)
+            adjoint = rows_adjoint(gradient @ matrix, ctx.window, ctx.form, len(images))
+            images_gradient = adjoint.permute(0, 3, 1, 2)
         if ctx.needs_input_grad[1]:
             if len(rows) <= FEW_ROWS:
                 gradient, rows = gradient.to(ctx.weight_dtype), rows.to(ctx.weight_dtype)
-            weight = matrix_adjoint((gradient.T @ rows).to(ctx.weight_dtype), ctx.window, ctx.form)
-        return images, weight, None, None
+            weight_gradient = matrix_adjoint((gradient.T @ rows).to(ctx.weight_dtype), ctx.window, ctx.form)
+        return images_gradient, weight_gradient, None, None
+
+
+def convolve(images: Tensor, weight: Tensor, window: Window, form: str) -> Tensor:
+    """Feature maps [N, O, H', W'] of images [N, I, H, W] by `MatrixConvolution`."""
+    maps: Tensor = MatrixConvolution.apply(images, weight, window, form)[0]
+    return maps
