@@ -6,6 +6,8 @@ from contextlib import contextmanager
 
 import torch
 
+from igb._environment import GROUP, RANKS
+
 
 @contextmanager
 def restored_settings() -> Iterator[None]:
@@ -14,7 +16,7 @@ def restored_settings() -> Iterator[None]:
     That is threads, deterministic algorithms, TensorFloat-32, cuDNN's benchmarking, how this thread treats denormals,
     and the variables of the environment that go with them.
     """
-    names = ("CUBLAS_WORKSPACE_CONFIG", "PL_GLOBAL_SEED", "PL_SEED_WORKERS")
+    names = ("CUBLAS_WORKSPACE_CONFIG", "PL_GLOBAL_SEED", "PL_SEED_WORKERS", *GROUP, *RANKS)
     variables = {name: os.environ.get(name) for name in names}
     threads, denormals = torch.get_num_threads(), _flushes_denormals()
     deterministic = torch.are_deterministic_algorithms_enabled()

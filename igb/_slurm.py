@@ -2,7 +2,10 @@
 
 import logging
 import os
+import re
 import subprocess
+
+from igb._environment import number
 
 TURN = {"None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Cleaning"}  # reasons that pass
 
@@ -34,29 +37,27 @@ class Job:
 
 def own_job() -> str | None:
     """The id of the job that submitit started this process in, if it did."""
-    if "SUBMITIT_EXECUTOR" not in os.environ:
+    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
         return None
-    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
-        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    return os.environ.get("SLURM_JOB_ID")
-
-
-def tasks() -> int:
-    """The tasks that `srun` started this process as one of; 0 if it did not."""
-    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "0"))
+    array, task, job = (number(f"SLURM_{name}") for name in ("ARRAY_JOB_ID", "ARRAY_TASK_ID", "JOB_ID"))
+    if array is not None and task is not None:
+        return f"{array}_{task}"
+    return None if job is None else str(job)
 
 
 def cores() -> int | None:
     """The cores that SLURM gave a task; None if it does not say."""
-    return int(os.environ.get("SLURM_CPUS_PER_TASK", "0")) or None
+    return number("SLURM_CPUS_PER_TASK") or None
 
 
 def queue() -> list[Job]:
     """The user's jobs that have not ended; OSError or subprocess.SubprocessError if SLURM does not answer."""
     command = ["squeue", "--me", "--noheader", "--array", "--format", "%i|%T|%r|%k"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    answer = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=60)
+    # A line that is not of this form is a message of SLURM's or of a wrapper around it.
+    jobs = [Job(line) for line in answer.stdout.splitlines() if re.match(r"\d+(_\d+)?\|[^|]+\|[^|]*\|", line)]
     # A job that is done with stays for some minutes under these; a requeued one is PENDING again.
-    return [job for job in map(Job, answer.stdout.splitlines()) if job.state not in ENDED]
+    return [job for job in jobs if job.state not in ENDED]
 
 
 def queued() -> set[str]:
@@ -72,10 +73,17 @@ def requeue() -> None:
     job = own_job()
     assert job is not None
     try:
-        subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=True, timeout=60)
+        subprocess.run(
+            ["scontrol", "requeue", job],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=True,
+            timeout=60,
+        )
         log.info("job %s is queued again", job)
     except (OSError, subprocess.SubprocessError) as error:
-        log.error("job %s could not be queued again (%s); the same igb command goes on with the run", job, said(error))
+        log.error("job %s could not be queued again (%s); the same igb command resumes the run", job, said(error))
 
 
 def said(error: OSError | subprocess.SubprocessError) -> str:

@@ -3,7 +3,9 @@
 import argparse
 import errno
 import gc
+import io
 import logging
+import os
 import sys
 import threading
 import traceback
@@ -16,7 +18,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
+import igb
 from igb._checks import InputError, describe, one_line_exit
+from igb._environment import drop_stale_variables
 from igb._files import make_folder
 from igb._paths import config_folder, import_from, is_given
 from igb.folder.schema import log_path
@@ -28,6 +32,10 @@ log = logging.getLogger(__name__)
 
 def main() -> None:
     """Run `igb`."""
+    if "--version" in sys.argv[1:]:  # Hydra's own would tell of Hydra
+        print(f"igb {igb.__version__}")
+        return
+    _set_up_process()
     logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback
     threading.excepthook = _in_thread
     try:
@@ -42,6 +50,7 @@ def report() -> None:
         prog="igb-report",
         description="Write the page, figures and tables of runs and sweeps, also of those still going on.",
     )
+    parser.add_argument("--version", action="version", version=f"igb {igb.__version__}")
     parser.add_argument(
         "folders", nargs="+", type=Path, metavar="DIR", help="a run or a sweep; several are read as one"
     )
@@ -58,6 +67,7 @@ def report() -> None:
     parser.add_argument("--csv", action="store_true", help="write every row of every run as runs.csv too")
     parser.add_argument("--parquet", action="store_true", help="the same as runs.parquet")
     arguments = vars(parser.parse_args())
+    _set_up_process()
 
     from igb import report
 
@@ -86,11 +96,11 @@ def _app(config: DictConfig) -> str:
         if isinstance(error, InputError):
             log.error("igb: %s", error)
         elif _is_full(error):
-            log.error("igb: the disk of %s is full; make room, and the same command goes on with the run", folder)
+            log.error("igb: the disk of %s is full; make room, and the same command resumes the run", folder)
         else:
             file = log_path(folder)
             log.error("igb: %s; the traceback is in %s", describe(error), file)
-            with suppress(OSError), open(file, "a") as stream:  # the disk may be full
+            with suppress(OSError), open(file, "a", encoding="utf-8") as stream:  # the disk may be full
                 traceback.print_exc(file=stream)
         if alone:
             sys.exit(1)
@@ -109,6 +119,16 @@ class CheckFirst(Callback):
         check_jobs([config], [folder if given else None])
         with one_line_exit(), read_write(config):
             config.hydra.run.dir = str(make_folder(folder, exclusively=not given))
+
+
+def _set_up_process() -> None:
+    """Take out of the environment what would reach into a command for no reason of the user's."""
+    os.environ["MPLBACKEND"] = "agg"  # a notebook's backend, which its commands inherit, is not there to draw with
+    os.environ["PYTHONSAFEPATH"] = "1"  # the current folder's random.py is no module of the processes that igb starts
+    drop_stale_variables()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # whose encoding may lack p̄
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _is_full(error: BaseException | None) -> bool:

@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from igb import _checks, _slurm, initialization
 from igb._checks import InputError, one_line
+from igb._environment import slurm_tasks
 from igb._paths import config_folder, quoted, user_config_folders
 from igb._settings import flushed_denormals, restored_settings
 from igb.compute import ALL_THREADS, Compute
@@ -185,7 +186,7 @@ def _threads(compute: Compute, devices: int) -> int:
     """The threads of a process: those of the config, or its part of the cores that the run may use."""
     if compute.threads is not None:
         return compute.threads
-    share = 1 if _slurm.tasks() == devices else devices  # a task of SLURM's has cores of its own
+    share = 1 if slurm_tasks() == devices else devices  # a task of SLURM's has cores of its own
     return max(1, min(ALL_THREADS, _slurm.cores() or ALL_THREADS) // share)
 
 

@@ -364,7 +364,7 @@ if __name__ == "__main__":
     try:
         draw(Path(sys.argv[1]))
         for page in map(Path, sys.argv[2:]):
-            page.write_text(filled(page, Path(sys.argv[1])))
+            page.write_text(filled(page, Path(sys.argv[1])), encoding="utf-8")
     except OSError as error:
         sys.exit(f"igb: {error.filename} cannot be read or written ({error.strerror})")
     except InputError as error:

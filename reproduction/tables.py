@@ -323,7 +323,9 @@ def filled(page: Path, folder: Path) -> str:
     frames = read(folder)
     tables = {name: tabulate(frames) for name, (needs, tabulate) in TABLES.items() if set(needs) <= set(frames)}
     to_figures = os.path.relpath(folder, page.parent)
-    return fill(page.read_text(), {name: table.replace(FIGURE, to_figures) for name, table in tables.items()})
+    return fill(
+        page.read_text(encoding="utf-8"), {name: table.replace(FIGURE, to_figures) for name, table in tables.items()}
+    )
 
 
 def where(table: pd.DataFrame, **values: object) -> pd.DataFrame:

@@ -72,3 +72,35 @@ def test_weights_depend_on_the_seed_alone(rule):
     assert torch.equal(state, torch.random.get_rng_state())
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["conv1.weight"], build(rule, 4, models.resnet18).state_dict()["conv1.weight"])
+
+
+class Attentive(nn.Module):
+    """Attention of both kinds, and a parameter outside of layers."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.position = nn.Parameter(torch.randn(7))
+        self.same = nn.MultiheadAttention(64, 2)
+        self.other = nn.MultiheadAttention(64, 2, kdim=32, vdim=48)
+        self.head = nn.Linear(64, classes)
+
+
+def test_own_is_what_the_constructor_drew():
+    torch.manual_seed(5)
+    expected = Attentive(10).state_dict()
+    found = build("own", 5, Attentive).state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("rule", [*RULES, "own"])
+def test_attention_is_reached_by_every_rule_but_own(rule):
+    network, drawn = build(rule, 5, Attentive), build("own", 5, Attentive)
+    assert torch.equal(network.position, drawn.position)  # by no rule
+    for name in ("same.in_proj_weight", "other.q_proj_weight", "other.k_proj_weight", "other.v_proj_weight"):
+        weight, before = network.get_parameter(name), drawn.get_parameter(name)
+        assert torch.equal(weight, before) == (rule == "own"), name
+        fan_in, fan_out = fans(weight)
+        expected = 2 / fan_in if rule == "he" else 2 / (fan_in + fan_out)  # Xavier, attention's default
+        assert weight.var().item() == pytest.approx(expected, rel=5 * math.sqrt(2 / weight.numel()))
+    assert (network.same.out_proj.bias == 0).all()
+    assert (network.same.in_proj_bias == 0).all()

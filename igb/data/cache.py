@@ -16,7 +16,8 @@ import numpy as np
 
 from igb._checks import InputError
 from igb._files import replacing
-from igb.data.images import Images, grayscale
+from igb.data import images
+from igb.data.images import Images
 
 log = logging.getLogger(__name__)
 
@@ -50,16 +51,16 @@ def cached(
         except (OSError, NotImplementedError) as error:  # of a file system without locks
             log.warning("%s cannot be locked (%s); runs that start at once each decode the images", lock, error)
         fingerprint = _fingerprint(source, files)
-        images = _read_cache(cache, fingerprint)
-        if images is None:
-            images = decode()
-            _write_cache(cache, fingerprint, images)
-    return images
+        found = _read_cache(cache, fingerprint)
+        if found is None:
+            found = decode()
+            _write_cache(cache, fingerprint, found)
+    return found
 
 
 def _fingerprint(source: type, files: Sequence[str | Path]) -> str:
     """A hash that changes with the code of the source, and the path, size or time of any of the files."""
-    digest = hashlib.sha256(inspect.getsource(grayscale).encode())
+    digest = hashlib.sha256(inspect.getsource(images).encode())
     with contextlib.suppress(OSError, TypeError):  # of a class without a file, as in a notebook
         digest.update(inspect.getsource(source).encode())
     for file in files:
@@ -80,9 +81,9 @@ def _read_cache(cache: Path, fingerprint: str) -> Images | None:
     return None
 
 
-def _write_cache(cache: Path, fingerprint: str, images: Images) -> None:
+def _write_cache(cache: Path, fingerprint: str, decoded: Images) -> None:
     try:
         with replacing(cache) as partial, open(partial, "wb") as stream:
-            np.savez(stream, fingerprint=np.array(fingerprint), **vars(images))
+            np.savez(stream, fingerprint=np.array(fingerprint), **vars(decoded))
     except OSError as error:
         raise InputError(f"cache_dir={cache.parent} cannot be written ({error})") from error

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from igb._checks import InputError
 
@@ -20,14 +20,35 @@ class Images:
     test_labels: np.ndarray
 
 
-def grayscale(image: Image.Image, size: int) -> np.ndarray:
-    """One image as uint8 [size, size]: ITU-R 601 luma as `PIL.Image.convert("L")` gives it, then resized (bilinear)."""
+FITS = ("stretch", "crop")
+
+
+def grayscale(image: Image.Image, size: int, fit: str = "stretch") -> np.ndarray:
+    """One image as uint8 [size, size]: ITU-R 601 luma as `PIL.Image.convert("L")` gives it, then resized (bilinear).
+
+    It is turned as its EXIF orientation says, and what is transparent is laid over black. An image that is not square
+    is stretched, or cropped to the largest square in its middle (`fit`).
+    """
     if image.mode.startswith(("I", "F")):  # PIL would clip, not scale
         raise ValueError(f"pixels of more than 8 bits, mode {image.mode}; convert it to 8 bits")
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        colours = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", colours.size, (0, 0, 0, 255)), colours).convert("RGB")
     gray = image.convert("L")
     if gray.size != (size, size):
-        gray = gray.resize((size, size), Image.Resampling.BILINEAR)
+        crop = ImageOps.fit if fit == "crop" else Image.Image.resize
+        gray = crop(gray, (size, size), Image.Resampling.BILINEAR)
     return np.asarray(gray)
+
+
+def check_class_names(names: Sequence[str]) -> None:
+    """Raise InputError for a name that no file of a run could hold."""
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"class_names: {name!a} is no valid UTF-8; rename it") from error
 
 
 def check_split(split: str, images: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from igb import _checks
 from igb._checks import InputError
 from igb.data import cache
-from igb.data.images import Images, check_split
+from igb.data.images import Images, check_class_names, check_split
 from igb.data.order import Batch, EpochSampler, Shards
 from igb.data.scaling import SCALINGS, affine
 
@@ -71,6 +71,7 @@ class ImageData(pl.LightningDataModule):
         """Load the images, from the cache where it is fresh. Called by Lightning too; loads once."""
         if hasattr(self, "train_images"):
             return
+        check_class_names(self.class_names)
         arrays = self._images()
         for split in ("train", "test"):
             check_split(split, getattr(arrays, f"{split}_images"), getattr(arrays, f"{split}_labels"), self.class_names)

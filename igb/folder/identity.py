@@ -25,7 +25,7 @@ ROLES = {
     "trainer.max_steps": MAY_GROW,
 }
 # Keys that came after schema 1, and what the versions before them did.
-ADDED: dict[str, Any] = {}
+ADDED: dict[str, Any] = {"data.fit": "stretch"}
 # The beginnings of former names of what a `_target_` names, and of their names today.
 FORMER_TARGETS = {
     "igb.networks.": "igb.models.",

@@ -54,7 +54,7 @@ def write_page(
     names, curves = panels[0].names, loss_curves(runs)
     data, notes = _data(panels, notes)
     text = environment.get_template("page.html").render(
-        assets={file.name: Markup(file.read_text()) for file in ASSETS.glob("*.[cj]s*")},  # ours
+        assets={file.name: Markup(file.read_text(encoding="utf-8")) for file in ASSETS.glob("*.[cj]s*")},  # ours
         answer=answer(panels, threshold),
         notes=notes,
         names=names,

@@ -1,9 +1,10 @@
 """From the overrides of a job of a sweep to the `igb` command that carries it out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
@@ -18,8 +19,9 @@ OWN = ("hydra.mode=", "hydra/launcher=", "hydra.launcher.", "hydra.sweep.", "hyd
 
 
 class Job(NamedTuple):
-    """A job of a sweep: its config, its folder, and the arguments of the `igb` command that carries it out."""
+    """A job of a sweep: its label, config and folder, and the arguments of the `igb` command that carries it out."""
 
+    label: str
     config: DictConfig
     folder: Path
     arguments: list[str]
@@ -47,6 +49,7 @@ class ProcessLauncher(Launcher):
     def jobs(self, job_overrides: Sequence[Sequence[str]]) -> list[Job]:
         """The jobs of a sweep, their folders made."""
         loader = self.hydra_context.config_loader
+        swept = swept_keys(self.config, self.hydra_context)
         found = []
         for overrides in job_overrides:
             config = loader.load_sweep_config(self.config, list(overrides))
@@ -61,8 +64,22 @@ class ProcessLauncher(Launcher):
                 elif source.provider == "main" and Path(source.path) != config_folder():
                     flags += ["--config-path", str(source.path)]
             where = f"hydra.run.dir={quoted(str(folder))}"
-            found.append(Job(config, folder, [*flags, to_file, *own, *config.hydra.overrides.task, where]))
+            label = label_of(config.hydra.overrides.task, swept) or str(config.hydra.sweep.subdir)
+            found.append(Job(label, config, folder, [*flags, to_file, *own, *config.hydra.overrides.task, where]))
         return found
+
+
+def swept_keys(config: DictConfig, context: HydraContext) -> set[str]:
+    """The keys and groups that the config of a sweep gives several values."""
+    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    parser = OverridesParser.create(config_loader=context.config_loader)
+    given = parser.parse_overrides([*params, *config.hydra.overrides.task])
+    return {override.key_or_group for override in given if override.is_sweep_override()}
+
+
+def label_of(overrides: Sequence[str], swept: set[str]) -> str:
+    """What tells a job from the others of its sweep, such as `loss=bl, seed=1`; empty where nothing is swept."""
+    return ", ".join(item for item in overrides if item.lstrip("+").partition("=")[0] in swept)
 
 
 def refuse_several_devices(configs: Sequence[DictConfig]) -> None:
@@ -82,11 +99,22 @@ def check_jobs(configs: Sequence[DictConfig], paths: Sequence[Path | None], here
         from igb.folder import identity, state
 
         for config, folder in zip(configs, paths, strict=True):
+            _refuse_mixtures(config.hydra.runtime.choices)
             import_from(config.hydra.runtime)
             experiment.build(config, here)
             if folder is not None:
                 identity.refuse_other(folder, without_hydra(config))
                 state.finished(folder, config)
+
+
+def _refuse_mixtures(choices: Mapping[str, Any]) -> None:
+    """Raise InputError where a group has several options, of which Hydra would make one part."""
+    for group, option in choices.items():
+        if not isinstance(option, str | None) and not group.startswith("hydra/"):
+            options = ",".join(map(str, option))
+            raise InputError(
+                f"{group}=[{options}] would make one run of a mixture; to sweep over them: --multirun {group}={options}"
+            )
 
 
 def without_hydra(config: DictConfig) -> DictConfig:

@@ -39,16 +39,17 @@ class LocalLauncher(ProcessLauncher):
         before = signal.signal(signal.SIGTERM, _exit)
         try:
             while waiting or running:
-                # A process that outlived the sweep that started it is waited for.
-                for entry in [entry for entry in waiting if not in_use(entry[1].folder)]:
-                    if len(running) < self.n_jobs:
+                for entry in list(waiting):
+                    if len(running) == self.n_jobs:
+                        break
+                    number, job = entry
+                    if not in_use(job.folder):  # by a process that outlived its sweep, and is waited for
                         waiting.remove(entry)
-                        number, job = entry
                         running[number] = self._start(job)
-                        print(f"igb: started {job.config.hydra.sweep.subdir}", flush=True)
+                        print(f"igb: started {job.label}", flush=True)
                 for number in [number for number, process in running.items() if process.poll() is not None]:
                     returns[number] = jobs[number].ended(_error(running.pop(number).returncode))
-                    print(f"igb: ended {jobs[number].config.hydra.sweep.subdir}", flush=True)
+                    print(f"igb: ended {jobs[number].label}", flush=True)
                 time.sleep(LOOK_EVERY)
         finally:
             for process in running.values():

@@ -26,7 +26,6 @@ from igb.sweeps.jobs import Job, ProcessLauncher
 from igb.training.stopping import Stop, StoppedError
 
 OF_IGB = {"array", "comment", "error", "job-name", "open-mode", "output", "signal"}  # options of sbatch
-QUEUE_EVERY = 5.0  # seconds, at SLURM's queue
 REQUEUE_SECONDS = 20  # for SLURM to answer
 PATIENCE = 20.0  # seconds, for the last words of a job
 
@@ -48,6 +47,7 @@ class SlurmLauncher(ProcessLauncher):
         parallel: jobs at a time.
         setup: lines of shell before a job.
         options: other options of sbatch.
+        poll_seconds: between looks at SLURM's queue.
         python: the command that runs Python in a job; the Python that submits it unless given.
     """
 
@@ -63,6 +63,7 @@ class SlurmLauncher(ProcessLauncher):
         parallel: int,
         setup: Sequence[str],
         options: Mapping[str, Any],
+        poll_seconds: float = 30,
         partition: str | None = None,
         account: str | None = None,
         qos: str | None = None,
@@ -78,6 +79,7 @@ class SlurmLauncher(ProcessLauncher):
                 raise InputError(f"options={options} must be options of sbatch and their values")
             if taken := sorted(OF_IGB & options.keys()):
                 raise InputError(f"options.{taken[0]}={options[taken[0]]} must not be given; igb needs that option")
+            self.poll_seconds = _checks.number("poll_seconds", poll_seconds, at_least=0.1)
             self.seconds = 60 * time - signal_seconds - 60  # SLURM may send it a minute early
             self.parameters: dict[str, Any] = {
                 "time": time,
@@ -86,7 +88,7 @@ class SlurmLauncher(ProcessLauncher):
                 "gpus_per_node": _checks.integer("gpus", gpus, at_least=0) or None,
                 "mem": memory,
                 "array_parallelism": _checks.integer("parallel", parallel, at_least=1),
-                "setup": list(setup),
+                "setup": ["export PYTHONSAFEPATH=1", *setup],  # as igb.cli has it
                 "additional_parameters": {"requeue": True, **options},
                 "partition": partition,
                 "account": account,
@@ -129,7 +131,9 @@ class SlurmLauncher(ProcessLauncher):
         """Submit jobs as an array, of a task for each device, whose records are in `folder`; return the id of each."""
         import submitit
 
-        (folder / "runs.json").write_text(json.dumps(list(jobs)))  # before there is a job, so that none is unknown
+        (folder / "runs.json").write_text(
+            json.dumps(list(jobs)), encoding="utf-8"
+        )  # before there is a job, so that none is unknown
         executor = submitit.SlurmExecutor(folder, python=self.python)
         executor.update_parameters(
             job_name=self.config.hydra.job.name,
@@ -156,7 +160,7 @@ class SlurmLauncher(ProcessLauncher):
         for job in _slurm.queue():  # of all sweeps
             folder = Path(job.comment)
             if folder.parent == records and (folder / "runs.json").exists():
-                found[json.loads((folder / "runs.json").read_text())[job.index]] = job
+                found[json.loads((folder / "runs.json").read_text(encoding="utf-8"))[job.index]] = job
         return found
 
     def _wait(self, records: Path, jobs: dict[str, Job]) -> dict[str, Exception | None]:
@@ -169,7 +173,7 @@ class SlurmLauncher(ProcessLauncher):
                 alive = self._in_queue(records)
             except (OSError, subprocess.SubprocessError) as error:
                 log.warning("squeue does not answer (%s); trying again", _slurm.said(error))
-                time.sleep(QUEUE_EVERY)
+                time.sleep(self.poll_seconds)
                 continue
             for name in [name for name in jobs if name not in ended]:
                 standing = alive[name].standing if name in alive else "ended"
@@ -178,18 +182,16 @@ class SlurmLauncher(ProcessLauncher):
                     # The last words may take a while to come through a network file system.
                     if time.monotonic() - gone.setdefault(name, time.monotonic()) < PATIENCE:
                         continue
-                    ended[name] = RuntimeError(
-                        "its job left the queue; it was cancelled or killed, or its node was lost"
-                    )
+                    ended[name] = RuntimeError("no final status: its job was cancelled or killed, or its node was lost")
                 elif standing == "ended":
                     ended[name] = None
                 else:
                     gone.pop(name, None)
                 if standing != seen.get(name):
-                    print(f"igb: {standing}: {name}", flush=True)
+                    print(f"igb: {standing}: {jobs[name].label}", flush=True)
                     seen[name] = standing
             if len(ended) < len(jobs):
-                time.sleep(QUEUE_EVERY)
+                time.sleep(self.poll_seconds)
         return ended
 
 

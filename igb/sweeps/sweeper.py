@@ -29,7 +29,7 @@ from igb.folder import schema, state
 from igb.folder.identity import essence
 from igb.folder.lock import Lock
 from igb.folder.schema import log_path
-from igb.sweeps.jobs import check_jobs, refuse_several_devices
+from igb.sweeps.jobs import check_jobs, label_of, refuse_several_devices, swept_keys
 
 LONGEST_NAME = 150  # bytes; file systems allow 255, and others add to it
 
@@ -72,7 +72,7 @@ class IgbSweeper(BasicSweeper):
             if to_do := [config for name, config in runs if new or not state.finished(sweep / name, config)]:
                 getattr(self.launcher, "check", refuse_several_devices)(to_do)
             if twice := [name for name, times in Counter(names).items() if times > 1]:
-                raise InputError(f"{twice[0]} stands more than once in the sweep; a run needs overrides of its own")
+                raise InputError(f"duplicate run: two jobs have the same overrides, {twice[0]}")
             sweep = make_folder(sweep, exclusively=new)
             lock = Lock(sweep)
             lock.acquire()
@@ -81,7 +81,7 @@ class IgbSweeper(BasicSweeper):
                 self.config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(sweep))}")
             OmegaConf.save(self.config, sweep / "multirun.yaml")
             state.plan(sweep, names)
-        print(f"igb: to go on with this sweep after an interruption: {_command(sweep if new else None)}", flush=True)
+        print(f"igb: to resume this sweep after an interruption: {_command(sweep if new else None)}", flush=True)
         left = []
         for job, config, name in zip(jobs, configs, names, strict=True):
             status = state.finished(sweep / name, config)
@@ -111,6 +111,9 @@ class IgbSweeper(BasicSweeper):
 
     def _sum_up(self, sweep: Path, runs: dict[str, DictConfig], returns: dict[str, JobReturn]) -> dict[str, JobReturn]:
         """Say how the runs ended, by their run.json; exit non-zero if one failed."""
+        assert self.config is not None
+        assert self.hydra_context is not None
+        swept = swept_keys(self.config, self.hydra_context)
         failed = []
         ended: Counter[str] = Counter()
         for name, config in runs.items():
@@ -125,8 +128,9 @@ class IgbSweeper(BasicSweeper):
                 continue
             if isinstance(error, Exception):
                 reason = one_line(error)
-            reason = reason or "it ended without a word; it was killed, or its node was lost"
-            failed.append(f"igb: failed: {name}: {reason}; see {log_path(sweep / name)}")
+            reason = reason or "no final status: killed, or its node was lost"
+            label = label_of(config.hydra.overrides.task, swept) or name
+            failed.append(f"igb: failed: {label}: {reason}; see {log_path(sweep / name)}")
         counts = ", ".join(f"{ended[status]} {status}" for status in schema.FINAL)
         print("\n".join([*failed, f"igb: {counts}, {len(failed)} failed"]), file=sys.stderr, flush=True)
         if failed:
@@ -169,7 +173,7 @@ def run_names(jobs: Sequence[Sequence[str]], sweep: Path) -> list[str]:
     existing: dict[frozenset[str], list[str]] = {}
     for file in sweep.glob("*/.hydra/overrides.yaml"):
         with contextlib.suppress(yaml.YAMLError, UnicodeDecodeError):  # of a file that was not written to its end
-            overrides = yaml.safe_load(file.read_text())
+            overrides = yaml.safe_load(file.read_text(encoding="utf-8"))
             if isinstance(overrides, list) and all(isinstance(item, str) for item in overrides):
                 existing.setdefault(essence(overrides), []).append(file.parent.parent.name)
     wanted = [essence(job) for job in jobs]

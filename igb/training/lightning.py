@@ -14,8 +14,9 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.warnings import PossibleUserWarning
 
-from igb import _checks, _slurm
+from igb import _checks
 from igb._checks import InputError, one_line
+from igb._environment import drop_stale_variables, slurm_tasks
 
 
 def trainer(
@@ -42,6 +43,7 @@ def trainer(
     _checks.integer("devices", devices, at_least=1)
     _checks.choice("strategy", strategy, ("auto", "ddp"))
     _quiet_lightning()
+    drop_stale_variables(devices)
     try:
         made = pl.Trainer(
             max_epochs=max_epochs,
@@ -67,7 +69,7 @@ def trainer(
 
 def _environment(devices: int) -> ClusterEnvironment:
     """Who starts the processes of a run: SLURM, where `srun` made a task for each device; else this process."""
-    if devices > 1 and _slurm.tasks() == devices:
+    if devices > 1 and slurm_tasks() == devices:
         return SLURMEnvironment(auto_requeue=False)  # which would write its own checkpoint within the signal handler
     return LightningEnvironment()
 

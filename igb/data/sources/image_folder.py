@@ -1,5 +1,9 @@
 """Images in a folder for each class."""
 
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -7,29 +11,44 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from igb import _checks
 from igb._checks import InputError, one_line
-from igb.data.images import Images, arrays_of, grayscale
+from igb.data.images import FITS, Images, arrays_of, check_class_names, grayscale
 from igb.data.module import ImageData
+
+# As in `torchvision.datasets.ImageFolder`.
+READ = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
+ALSO_PICTURES = {".heic", ".heif", ".svg"}  # besides those that PIL knows
+LITTER = ("__MACOSX", "Thumbs.db")  # of programs, besides names with a leading dot
+
+log = logging.getLogger(__name__)
 
 
 class ImageFolder(ImageData):
     """Images in `root/train/<class>/*` and `root/test/<class>/*`, the layout of `torchvision.datasets.ImageFolder`.
 
+    What programs leave there is passed over: names with a leading dot, `__MACOSX` and `Thumbs.db`. Pictures of formats
+    that are not read are counted in one line of the log.
+
     Args:
         root: the folder with `train` and `test`; both have one folder a class, with the same names.
+        fit: of an image that is not square: `stretch` it, or `crop` the largest square in its middle.
         options: see `ImageData`.
     """
 
-    def __init__(self, root: str | Path | None, **options: Any) -> None:
+    def __init__(self, root: str | Path | None, fit: str = "stretch", **options: Any) -> None:
         super().__init__(**options)
         if root is None:
             raise InputError("root=null must be given: a folder with train/<class>/* and test/<class>/*")
         self.root = Path(str(root)).expanduser().resolve()
-        names = {split: self._class_folders(split) for split in ("train", "test")}
-        for name in sorted(names["train"] ^ names["test"]):
-            split = "test" if name in names["train"] else "train"
+        self.fit = _checks.choice("fit", fit, FITS)
+        folders = {split: self._class_folders(split) for split in ("train", "test")}
+        for name in sorted(folders["train"].keys() ^ folders["test"].keys()):
+            split = "test" if name in folders["train"] else "train"
             raise InputError(f"root={self.root}: {split}/ has no folder {name!r}, but the other split has")
-        self.class_names = sorted(names["train"])
+        self.class_names = sorted(folders["train"])
+        self._listed: dict[str, list[tuple[str, int]]] = {}
+        check_class_names(self.class_names)
 
     def files(self) -> list[str]:
         """All image files, class by class."""
@@ -44,28 +63,66 @@ class ImageFolder(ImageData):
                 arrays |= arrays_of(split, pool.map(self._read, paths), labels)
         return Images(**arrays)
 
-    def _class_folders(self, split: str) -> set[str]:
+    def _class_folders(self, split: str) -> dict[str, str]:
+        """The folder of each class, by the class's name: its folder's as UTF-8, whatever the locale."""
         folder = self.root / split
         if not folder.is_dir():
             raise InputError(
                 f"root={self.root} must be a folder with train/<class>/* and test/<class>/*; no {split}/ there"
             )
-        names = {entry.name for entry in folder.iterdir() if entry.is_dir()}
-        if len(names) < 2:
+        with os.scandir(folder) as entries:
+            found = [entry.name for entry in entries if entry.is_dir() and not _is_litter(entry.name)]
+        if len(found) < 2:
             raise InputError(f"root={self.root}: {split}/ must hold a folder for each of two or more classes")
-        return names
+        return {os.fsencode(name).decode("utf-8", "surrogateescape"): str(folder / name) for name in found}
 
     def _samples(self, split: str) -> list[tuple[str, int]]:
-        from torchvision import datasets
+        """The image files of a split, in the order of their classes and names, each with its class; listed once."""
+        if split not in self._listed:
+            self._listed[split] = self._list(split)
+        return self._listed[split]
 
-        try:
-            return datasets.ImageFolder(self.root / split).samples
-        except OSError as error:  # a class without images is among them
-            raise InputError(f"root={self.root}: {one_line(error)}") from error
+    def _list(self, split: str) -> list[tuple[str, int]]:
+        samples: list[tuple[str, int]] = []
+        others: Counter[str] = Counter()
+        pictures = {*Image.registered_extensions(), *ALSO_PICTURES}
+        folders = self._class_folders(split)
+        for label, name in enumerate(self.class_names):
+            before = len(samples)
+            for path in _files(folders[name]):
+                ending = os.path.splitext(path)[1].lower()  # noqa: PTH122  (60,000 Path objects would take their time)
+                if ending in READ:
+                    samples.append((path, label))
+                elif ending in pictures:
+                    others[ending] += 1
+            if len(samples) == before:
+                raise InputError(
+                    f"root={self.root}: {split}/{name} has no image; what is read is {', '.join(sorted(READ))}"
+                )
+        if others:
+            counts = ", ".join(f"{count} {ending}" for ending, count in others.most_common())
+            log.warning("%s: pictures of formats that are not read were passed over: %s", self.root / split, counts)
+        return samples
 
     def _read(self, path: str) -> np.ndarray:
         try:
             with Image.open(path) as image:
-                return grayscale(image, self.image_size)
+                return grayscale(image, self.image_size, self.fit)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise InputError(f"root: {path} cannot be read as an image ({one_line(error)})") from error
+
+
+def _files(folder: str) -> Iterator[str]:
+    """The files in a folder and in those within it, in torchvision's order, less what programs leave there."""
+    found = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not _is_litter(name)]
+        found.append((place, names))
+    for place, names in sorted(found):
+        for name in sorted(names):
+            if not _is_litter(name):
+                yield os.path.join(place, name)  # noqa: PTH118
+
+
+def _is_litter(name: str) -> bool:
+    return name.startswith(".") or name in LITTER
