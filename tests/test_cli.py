@@ -132,7 +132,7 @@ def test_a_longer_run_that_is_killed_is_not_taken_for_the_shorter(command):
 def test_a_named_sweep_takes_no_run_twice(command):
     status, output = command("--multirun", *SHORT, "seed=0,0", "name=mine")
     assert (status, Path("multirun").exists()) == (1, False)
-    assert "stands more than once in the sweep" in output
+    assert "igb: duplicate run: two jobs have the same overrides, " in output
     status, output = command("--multirun", *SHORT, "seed=0,1", "name=../mine")
     assert (status, output) == (1, "igb: name=../mine must be the name of a folder in multirun/\n")
 
@@ -163,7 +163,7 @@ def test_a_full_disk_is_one_line(command, monkeypatch):
     status, output = command(*SHORT)
     assert status == 1
     (folder,) = Path("outputs").glob("*/*")
-    assert f"{folder} is full; make room, and the same command goes on with the run\n" in output
+    assert f"{folder} is full; make room, and the same command resumes the run\n" in output
     assert "Traceback" not in output
 
 
@@ -231,7 +231,7 @@ def test_a_sweep_goes_on_where_it_stopped(command):
     status, output = command(*arguments)
     assert status == 1
     assert "igb: 1 completed, 1 diverged, 1 failed\n" in output
-    assert f"igb: to go on with this sweep after an interruption: igb {shlex.join(arguments)}\n" in output
+    assert f"igb: to resume this sweep after an interruption: igb {shlex.join(arguments)}\n" in output
     first = {run: file.read_bytes() for run in ("Tiny", "Explosive") for file in run_json(run)}
     Path("fuse").unlink()
     status, output = command(*arguments)
@@ -250,7 +250,7 @@ def run_json(name):
 
 def test_a_sweep_without_a_name_says_how_to_go_on_with_it(command):
     _, output = command("--multirun", *SHORT, "seed=0,1")
-    line = next(line for line in output.splitlines() if line.startswith("igb: to go on"))
+    line = next(line for line in output.splitlines() if line.startswith("igb: to resume"))
     status, output = command(*shlex.split(line.partition(": igb ")[2]))
     assert status == 0
     assert "igb: 2 of 2 runs are finished already\n" in output

@@ -1,14 +1,14 @@
 """From the overrides of a job of a sweep to the `igb` command that carries it out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from igb._checks import InputError, one_line_exit
 from igb._files import make_folder
@@ -99,7 +99,7 @@ def check_jobs(configs: Sequence[DictConfig], paths: Sequence[Path | None], here
         from igb.folder import identity, state
 
         for config, folder in zip(configs, paths, strict=True):
-            _refuse_mixtures(config.hydra.runtime.choices)
+            _refuse_mixtures(config)
             import_from(config.hydra.runtime)
             experiment.build(config, here)
             if folder is not None:
@@ -107,11 +107,12 @@ def check_jobs(configs: Sequence[DictConfig], paths: Sequence[Path | None], here
                 state.finished(folder, config)
 
 
-def _refuse_mixtures(choices: Mapping[str, Any]) -> None:
-    """Raise InputError where a group has several options, of which Hydra would make one part."""
-    for group, option in choices.items():
-        if not isinstance(option, str | None) and not group.startswith("hydra/"):
-            options = ",".join(map(str, option))
+def _refuse_mixtures(config: DictConfig) -> None:
+    """Raise InputError where a group is given a list of options, of which Hydra would make one part."""
+    for override in OverridesParser.create().parse_overrides(config.hydra.overrides.task):
+        group, value = override.key_or_group, override.value()
+        if isinstance(value, list) and OmegaConf.is_dict(config.get(group)):
+            options = ",".join(map(str, value))
             raise InputError(
                 f"{group}=[{options}] would make one run of a mixture; to sweep over them: --multirun {group}={options}"
             )

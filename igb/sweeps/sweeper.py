@@ -1,4 +1,4 @@
-"""The sweeper of igb: Hydra's, which checks all jobs before the first starts, leaves out finished ones, and sums up.
+"""The sweeper of igb, which checks all jobs before the first starts, leaves out finished ones, and sums up.
 
 Hydra imports it at every start: nothing heavy may be imported at the top.
 """
@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from igb import _checks
@@ -35,14 +37,16 @@ LONGEST_NAME = 150  # bytes; file systems allow 255, and others add to it
 
 
 @dataclass
-class IgbSweeperConf(BasicSweeperConf):
-    """Hydra's options for a sweep, under this sweeper; `repeat_diverged` starts runs anew that ended as diverged."""
+class IgbSweeperConf:
+    """The options of Hydra's basic sweeper, and `repeat_diverged`, which starts runs anew that ended as diverged."""
 
     _target_: str = "hydra_plugins.igb_plugins.IgbSweeper"
+    max_batch_size: int | None = None
+    params: dict[str, str] | None = None
     repeat_diverged: bool = False
 
 
-class IgbSweeper(BasicSweeper):
+class IgbSweeper(Sweeper):
     """Runs each combination of the swept values that is not finished; ends non-zero if one failed, after the others."""
 
     def __init__(self, max_batch_size: int | None, params: Any = None, repeat_diverged: bool = False) -> None:
@@ -50,36 +54,42 @@ class IgbSweeper(BasicSweeper):
             if max_batch_size is not None:
                 _checks.integer("hydra.sweeper.max_batch_size", max_batch_size, at_least=1)
             self.repeat_diverged = _checks.boolean("hydra.sweeper.repeat_diverged", repeat_diverged)
-        super().__init__(max_batch_size=max_batch_size, params=params)
+        self.max_batch_size, self.params = max_batch_size, params or {}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what Hydra gives, and make the launcher."""
+        self._context, self._config = hydra_context, config
+        self._launcher: Any = Plugins.instance().instantiate_launcher(hydra_context, task_function, config)
 
     def sweep(self, arguments: list[str]) -> Any:
         """Check all jobs, make the sweep's folder, launch what is not finished, and say how each run ended."""
-        assert self.config is not None
-        assert self.launcher is not None
-        assert self.hydra_context is not None
-        loader = self.hydra_context.config_loader
-        overrides = OverridesParser.create(config_loader=loader).parse_overrides([*self._parse_config(), *arguments])
-        named = not is_given(self.config.hydra, "hydra.sweep.subdir")
-        given = [job for batch in self.split_arguments(overrides, None) for job in batch]
+        # Not at the top: Hydra executes its own plugins anew when it starts, and looks for classes by their names.
+        from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+        loader = self._context.config_loader
+        params = [f"{key}={value}" for key, value in self.params.items()]
+        overrides = OverridesParser.create(config_loader=loader).parse_overrides([*params, *arguments])
+        named = not is_given(self._config.hydra, "hydra.sweep.subdir")
+        (given,) = BasicSweeper.split_arguments(overrides, None)
         sweep, new = self._folder()
         names = run_names(given, sweep) if named else [self._subdir(job, k) for k, job in enumerate(given)]
         jobs = [[*job, f"hydra.sweep.subdir={quoted(name)}"] for job, name in zip(given, names, strict=True)]
-        configs = [loader.load_sweep_config(self.config, job) for job in jobs]
-        here = getattr(self.launcher, "runs_here", True)  # Hydra's own launchers do not say
+        configs = [loader.load_sweep_config(self._config, job) for job in jobs]
+        here = getattr(self._launcher, "runs_here", True)  # Hydra's own launchers do not say
         check_jobs(configs, [None if new else sweep / name for name in names], here)
         with one_line_exit():
             runs = zip(names, configs, strict=True)
             if to_do := [config for name, config in runs if new or not state.finished(sweep / name, config)]:
-                getattr(self.launcher, "check", refuse_several_devices)(to_do)
+                getattr(self._launcher, "check", refuse_several_devices)(to_do)
             if twice := [name for name, times in Counter(names).items() if times > 1]:
                 raise InputError(f"duplicate run: two jobs have the same overrides, {twice[0]}")
             sweep = make_folder(sweep, exclusively=new)
             lock = Lock(sweep)
             lock.acquire()
-            with read_write(self.config), open_dict(self.config):
-                self.config.hydra.sweep.dir = str(sweep)
-                self.config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(sweep))}")
-            OmegaConf.save(self.config, sweep / "multirun.yaml")
+            with read_write(self._config), open_dict(self._config):
+                self._config.hydra.sweep.dir = str(sweep)
+                self._config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(str(sweep))}")
+            OmegaConf.save(self._config, sweep / "multirun.yaml")
             state.plan(sweep, names)
         print(f"igb: to resume this sweep after an interruption: {_command(sweep if new else None)}", flush=True)
         left = []
@@ -96,24 +106,20 @@ class IgbSweeper(BasicSweeper):
         size = self.max_batch_size or len(left)
         with one_line_exit():
             for start in range(0, len(left), size or 1):
-                returns += self.launcher.launch(left[start : start + size], initial_job_idx=start)
+                returns += self._launcher.launch(left[start : start + size], initial_job_idx=start)
         lock.release()
         return self._sum_up(sweep, dict(zip(names, configs, strict=True)), {_name(job): job for job in returns})
 
     def _subdir(self, job: Sequence[str], number: int) -> str:
         """The folder that the user's `hydra.sweep.subdir` gives a job."""
-        assert self.config is not None
-        assert self.hydra_context is not None
-        config = self.hydra_context.config_loader.load_sweep_config(self.config, list(job))
+        config = self._context.config_loader.load_sweep_config(self._config, list(job))
         with open_dict(config):
             config.hydra.job.num = number
         return str(config.hydra.sweep.subdir)
 
     def _sum_up(self, sweep: Path, runs: dict[str, DictConfig], returns: dict[str, JobReturn]) -> dict[str, JobReturn]:
         """Say how the runs ended, by their run.json; exit non-zero if one failed."""
-        assert self.config is not None
-        assert self.hydra_context is not None
-        swept = swept_keys(self.config, self.hydra_context)
+        swept = swept_keys(self._config, self._context)
         failed = []
         ended: Counter[str] = Counter()
         for name, config in runs.items():
@@ -140,12 +146,11 @@ class IgbSweeper(BasicSweeper):
 
     def _folder(self) -> tuple[Path, bool]:
         """The sweep's folder, and whether it has to be a new one: not if the user named it."""
-        assert self.config is not None
-        if is_given(self.config.hydra, "hydra.sweep.dir"):
-            return Path(self.config.hydra.sweep.dir), False
-        if self.config.name is None:
-            return Path(self.config.hydra.sweep.dir), True
-        name = str(self.config.name)
+        if is_given(self._config.hydra, "hydra.sweep.dir"):
+            return Path(self._config.hydra.sweep.dir), False
+        if self._config.name is None:
+            return Path(self._config.hydra.sweep.dir), True
+        name = str(self._config.name)
         if name in ("", ".", "..") or "/" in name:
             sys.exit(f"igb: name={name} must be the name of a folder in multirun/")
         return Path("multirun") / name, False

@@ -116,6 +116,7 @@ def test_a_finished_sweep_needs_no_slurm(command, monkeypatch, tmp_path):
         ("+options.comment=x", "hydra.launcher.options.comment=x must not be given; igb needs that option"),
         ("gpus=2", "hydra.launcher.gpus=2 must be trainer.devices=1, or 0"),
         ("parallel=0", "hydra.launcher.parallel=0 must be a whole number of at least 1"),
+        ("poll_seconds=0", "hydra.launcher.poll_seconds=0 must be a finite number of at least 0.1"),
     ],
 )
 def test_fields_of_slurm_out_of_range_are_refused(command, override, message):

@@ -18,8 +18,8 @@ from tests.helpers.slurm_cluster import Cluster
 
 pytestmark = pytest.mark.slurm
 SWEEP = [
-    "--multirun", "hydra/launcher=slurm", "hydra.launcher.cpus=1", "hydra.launcher.memory=2GB", "name=sweep",
-    *TINY, "+model.dropout=0.3", "optimizer.momentum=0.9",
+    "--multirun", "hydra/launcher=slurm", "hydra.launcher.cpus=1", "hydra.launcher.memory=2GB",
+    "hydra.launcher.poll_seconds=2", "name=sweep", *TINY, "+model.dropout=0.3", "optimizer.momentum=0.9",
 ]  # fmt: skip
 SHORT = ("probe=log", "trainer.max_epochs=2")
 LONG = ("probe=log", "probe.images=50", "trainer.max_epochs=80")  # long enough to be disturbed

@@ -1,6 +1,7 @@
 import json
 import os
 import shlex
+import socket
 import subprocess
 import sys
 
@@ -64,10 +65,13 @@ def test_the_command_starts_a_process_for_each_device(tmp_path):
     (line,) = (line for line in commands(ROOT / "README.md") if "trainer.devices" in line)
     command = [sys.executable, "-m", *shlex.split(line), *TINY[:-1]]
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    ended = subprocess.run(
-        [*command, "trainer.max_steps=1", "probe=log", f"hydra.run.dir={tmp_path}/a run"], cwd=ROOT,
-        env=environment, capture_output=True, text=True,
-    )  # fmt: skip
+    with socket.create_server(("127.0.0.1", 0)) as taken:  # what others left behind is of no use to a run of its own
+        environment |= {"MASTER_ADDR": "192.0.2.1", "MASTER_PORT": str(taken.getsockname()[1]), "RANK": "3"}
+        environment |= {"NODE_RANK": "one", "WORLD_SIZE": "", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "x"}
+        ended = subprocess.run(
+            [*command, "trainer.max_steps=1", "probe=log", f"hydra.run.dir={tmp_path}/a run"], cwd=ROOT,
+            env=environment, capture_output=True, text=True, timeout=200,
+        )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert [line.partition(":")[0] for line in ended.stdout.splitlines()] == ["plan", "epoch 1 of 1", "completed"]
     assert ended.stderr == ""
