@@ -58,8 +58,8 @@ def report() -> None:
     parser.add_argument(
         "--align",
         choices=("class", "favoured"),
-        default="class",
-        help="over seeds, take classes together by their number, or by their rank in the initial guess fraction",
+        help="over seeds, take classes together by their number, or by their rank in the initial guess fraction; "
+        "by rank unless given, if seeds favour different classes",
     )
     parser.add_argument(
         "--threshold", type=float, default=0.5, help="dominance under which a run has escaped; 0.5 unless given"

@@ -4,8 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from igb import _checks
 from igb._checks import InputError
 from igb._files import make_folder
@@ -33,7 +31,7 @@ def write(
     folders: Sequence[Path],
     output: Path | None = None,
     *,
-    align: str = "class",
+    align: str | None = None,
     threshold: float = THRESHOLD,
     csv: bool = False,
     parquet: bool = False,
@@ -44,20 +42,22 @@ def write(
         folders: runs and sweeps.
         output: where to; `report` in the first of the folders unless given.
         align: over seeds, take classes together by their number (`class`) or by their rank in the initial guess
-            fraction of their own run (`favoured`).
+            fraction of their own run (`favoured`); by rank unless given, if the seeds of a setting favour different
+            classes.
         threshold: dominance under which a run has escaped.
         csv: write the table of `load_runs` as runs.csv too.
         parquet: write it as runs.parquet.
 
     Raises InputError where there is nothing to show or the folder cannot be written.
     """
-    _checks.choice("align", align, ALIGNMENTS)
+    if align is not None:
+        _checks.choice("align", align, ALIGNMENTS)
     _checks.number("threshold", threshold, at_least=0, at_most=1)
     runs, left_out = some_runs(folders)
     runs, others = _of_the_same_classes(runs)
     shown, maps, curves = panels(runs, align), regime_maps(runs, threshold), loss_curves(runs)
     summary = summarize(runs, threshold)
-    notes = [f"left out: {reason}" for reason in left_out + others] + _notes(runs, shown, summary, align, threshold)
+    notes = [f"left out: {reason}" for reason in left_out + others] + _notes(runs, shown, threshold)
     if len(shown) > MOST_PANELS:
         notes.append(f"the figures have the first {MOST_PANELS} of {len(shown)} settings; the page has all")
     if len(swept(runs)) > 1 and not maps:
@@ -92,7 +92,8 @@ def write(
         on_page = [(title, tables[name]) for name, title in titles.items() if name in tables]
         rises = of_classes.pivot(index=["run", "batch_norm"], columns="class", values="rise_step")
         rises = rises.loc[list(zip(summary["run"], summary["batch_norm"], strict=True))]
-        rises = rises.set_axis([f"{k} {name}" for k, name in enumerate(runs[0].class_names)], axis=1).reset_index()
+        headings = [name if name == str(k) else f"{k} {name}" for k, name in enumerate(runs[0].class_names)]
+        rises = rises.set_axis(headings, axis=1).reset_index()
         on_page.append(("Class by class: first step from which p̄ stays above 1.5/C", rises))
         write_page(output / "index.html", shown, on_page, maps, notes, threshold)
         pictures = {title: output / f"{title}.png" for title in ("figure1", "figure2")}
@@ -115,9 +116,7 @@ def _of_the_same_classes(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
     return kept, others
 
 
-def _notes(
-    runs: Sequence[Run], shown: Sequence[Panel], summary: pd.DataFrame, align: str, threshold: float
-) -> list[str]:
+def _notes(runs: Sequence[Run], shown: Sequence[Panel], threshold: float) -> list[str]:
     """What a reader must know of the runs that are shown."""
     notes = [f"unfinished: {run.label}: {run.unfinished}; see {log_path(run.folder)}" for run in runs if run.unfinished]
     classes = len(runs[0].class_names)
@@ -126,13 +125,12 @@ def _notes(
             f"no run can escape: of {classes} classes one always takes {1 / classes:.2g} of the guesses or more; "
             "give a higher --threshold"
         )
-    if align == "class":
-        favoured = summary.set_index(["batch_norm", "run"])["favoured_class"]
-        mixed = [
-            panel.setting.label
-            for panel in shown
-            if favoured[panel.mode][[run.label for run in panel.runs]].nunique() > 1
-        ]
-        if mixed:
-            notes.append(f"the seeds of {mixed[0]} favour different classes; --align favoured takes those together")
+    if mixed := [panel.setting.label for panel in shown if panel.is_mixed]:
+        seeds = f"the seeds of {mixed[0]} favour different classes"
+        if shown[0].align == "favoured":
+            notes.append(
+                f"{seeds}, so classes are taken by their rank in each run's initial guess (--align class: not)"
+            )
+        else:
+            notes.append(f"{seeds}; --align favoured takes those together")
     return notes

@@ -25,7 +25,7 @@ from igb._plots import (
 )  # fmt: skip
 from igb.report.landscape import DEAD, WRONG, LossCurve
 from igb.report.regime import MEASURES, RegimeMap
-from igb.report.settings import Panel
+from igb.report.settings import FEWEST, Panel
 
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.2)))
 BAND_ALPHA = 0.1
@@ -47,7 +47,7 @@ def figure1(panels: Sequence[Panel]) -> Figure:
     """Mean predicted probability of each class at initialisation, a part for each panel.
 
     A full bar is p̄_k, over the images of class k (equation 4); an open one is over all images. Over seeds, a bar is
-    the mean and the line on it its 95 % interval.
+    the mean and the line on it its 95 % interval; with fewer than five, a dot for each.
     """
     names = panels[0].names
     across = min(PANELS_ACROSS, len(panels))
@@ -60,11 +60,13 @@ def figure1(panels: Sequence[Panel]) -> Figure:
         for axes, panel in zip(grid.flat, panels, strict=False):
             own, over_all = panel.curves("probability"), panel.curves("mean_probability")
             bars(axes, names, own.mean[0], over_all.mean[0])
-            if own.n[0] > 1:
-                for offset, curves in ((-0.2, own), (0.2, over_all)):
-                    half = curves.high[0] - curves.mean[0]
-                    at = np.arange(len(names)) + offset
-                    axes.errorbar(at, curves.mean[0], half, fmt="none", ecolor="0.25", elinewidth=0.8)
+            for offset, curves in ((-0.2, own), (0.2, over_all)):
+                at = np.arange(len(names)) + offset
+                if curves.few:
+                    axes.plot(np.tile(at, len(curves.each)), curves.each[:, 0].ravel(), "o", color="0.25", markersize=2)
+                elif curves.n[0] > 1:
+                    reach = [curves.mean[0] - curves.low[0], curves.high[0] - curves.mean[0]]
+                    axes.errorbar(at, curves.mean[0], reach, fmt="none", ecolor="0.25", elinewidth=0.8)
             axes.set_title(_title(panel))
         for axes in grid[:, 0]:
             axes.set_ylabel("mean probability")
@@ -77,7 +79,8 @@ def figure1(panels: Sequence[Panel]) -> Figure:
 def over_training(panels: Sequence[Panel], quantities: Mapping[str, str]) -> Figure:
     """Quantities, named with their titles, of each class over training: a column for each, a row for each panel.
 
-    Over seeds, a line is the mean and the band around it its 95 % interval.
+    Over seeds, a line is the mean and the band around it its 95 % interval; with fewer than five, a thin line is a
+    seed.
     """
     names, colours = panels[0].names, class_colours(len(panels[0].names))
     with mpl.rc_context(STYLE):
@@ -88,18 +91,21 @@ def over_training(panels: Sequence[Panel], quantities: Mapping[str, str]) -> Fig
             for axes, quantity in zip(row, quantities, strict=True):
                 curves = panel.curves(quantity)
                 epochs = epochs_of(curves.steps, panel.steps_per_epoch, first)
+                lines, width = (curves.each, 0.6) if curves.few else (curves.mean[None], 1)
                 for k, (name, colour) in enumerate(zip(names, colours, strict=True)):
-                    axes.plot(
-                        epochs,
-                        curves.mean[:, k],
-                        color=colour,
-                        linestyle=DASHES[k % 2],
-                        linewidth=1,
-                        marker="o" if len(epochs) == 1 else None,
-                        markersize=3,
-                        label=name,
-                    )
-                    if max(curves.n) > 1:
+                    for line in lines[:, :, k]:
+                        there = ~np.isnan(line) if curves.few else np.ones(len(line), dtype=bool)
+                        axes.plot(
+                            epochs[there],
+                            line[there],
+                            color=colour,
+                            linestyle=DASHES[k % 2],
+                            linewidth=width,
+                            marker="o" if len(epochs) == 1 else None,
+                            markersize=3,
+                            label=name,
+                        )
+                    if max(curves.n) > 1 and not curves.few:
                         axes.fill_between(
                             epochs, curves.low[:, k], curves.high[:, k], color=colour, alpha=BAND_ALPHA, linewidth=0
                         )
@@ -116,11 +122,21 @@ def over_training(panels: Sequence[Panel], quantities: Mapping[str, str]) -> Fig
             for k in range(0, len(names), every)
         ]
         counts = {panel.count for panel in panels}
-        title = "" if counts == {""} else "mean and 95 % interval over seeds"
+        title = _over_seeds(panels)
         if title and len(counts) == 1:
             title += f", {counts.pop()}"
         figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, title=title)
     return figure
+
+
+def _over_seeds(panels: Sequence[Panel]) -> str:
+    """What the lines are, where panels are of several seeds."""
+    few = {panel.curves("guess_fraction").few for panel in panels if panel.count}
+    if not few:
+        return ""
+    if len(few) == 1:
+        return "a thin line is a seed" if few == {True} else "mean and 95 % interval over seeds"
+    return f"mean and 95 % interval over seeds; with fewer than {FEWEST}, a thin line is a seed"
 
 
 def loss_landscape(curves: Sequence[LossCurve]) -> Figure:

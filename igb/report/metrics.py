@@ -63,14 +63,24 @@ def rise_steps(probability: pd.DataFrame) -> list[Moment]:
 
 
 def favoured_order(guess_fraction: pd.DataFrame, mean_probability: pd.DataFrame) -> list[int] | None:
-    """The classes from the most to the least guessed at initialisation; None if the outputs there are not finite.
+    """The classes from the most to the least guessed at initialisation; None if no class is favoured there.
 
-    Classes of the same guess fraction, 0 for most where the bias is strong, follow by mean probability.
+    Classes of the same guess fraction, 0 for most where the bias is strong, follow by mean probability. None is
+    favoured if the outputs are not finite, or equal.
     """
     guesses, means = guess_fraction.iloc[0].to_numpy(), mean_probability.iloc[0].to_numpy()
-    if not np.isfinite([guesses, means]).all():
+    if not np.isfinite([guesses, means]).all() or equal_outputs(mean_probability):
         return None
     return [int(k) for k in np.lexsort((np.arange(len(guesses)), -means, -guesses))]
+
+
+def equal_outputs(mean_probability: pd.DataFrame) -> bool:
+    """Whether the outputs at initialisation are equal over the classes, as those of a head that starts at zero.
+
+    By the mean probabilities alone, which older runs have too: they took such a tie for a guess of the first class.
+    """
+    means = mean_probability.iloc[0].to_numpy()
+    return len(set(means.tolist())) == 1
 
 
 def median(moments: Sequence[Moment]) -> Moment | float | None:

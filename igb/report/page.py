@@ -60,7 +60,7 @@ def write_page(
         names=names,
         colours=_colours(len(names)),
         loss_colours=_colours(len(curves)),
-        initial=[_initial(panel) for panel in panels],
+        initial={align: [_initial(panel.aligned(align)) for panel in panels] for align in _alignments(panels)},
         tables=[_table(title, table) for title, table in tables],
         help={name: text.format(threshold=threshold) for name, text in COLUMN_HELP.items()},
         explained={"rise_step"}.union(*(table.columns for _, table in tables)),
@@ -104,61 +104,71 @@ def _data(panels: Sequence[Panel], notes: Sequence[str]) -> tuple[Markup, list[s
     That is the panels, and beside each that is of several runs those runs by themselves, as far as a page can hold.
     """
     first, last = figures.epoch_range(panels)
-    modes = {panel.mode for panel in panels}
-    single = [
-        Panel(
-            Setting(run.label, [run]),
-            panel.mode,
-            f"{run.label} ({panel.mode} statistics)" if len(modes) > 1 else run.label,
-            panel.align,
-        )
-        for panel in panels
-        if len(panel.runs) > 1
-        for run in panel.runs
-    ]
+    several = [(at, panel) for at, panel in enumerate(panels) if len(panel.runs) > 1]
 
-    def drawn(points: int, *groups: Sequence[Panel]) -> Markup:
+    def drawn(points: int, with_runs: bool = True) -> Markup:
+        runs = [_run(panel, at, number, points) for at, panel in several for number in range(len(panel.runs))]
         return _json(
             {
                 "names": panels[0].names,
+                "class_names": panels[0].runs[0].class_names,
                 "first": first,
                 "last": last,
                 "ticks": figures.epoch_ticks(first, last),
-                "panels": [_panel(panel, points, group is panels) for group in groups for panel in group],
+                "panels": [_panel(panel, points, of_setting=True) for panel in panels] + (runs if with_runs else []),
             }
         )
 
-    fewest = len(drawn(FEWEST_POINTS, panels, single))
-    if single and fewest > MOST_BYTES:
+    if several and len(drawn(FEWEST_POINTS)) > MOST_BYTES:
         note = "the explorer has means over seeds alone: there are too many runs to show each of them"
-        return drawn(FEWEST_POINTS, panels), [*notes, note]
+        return drawn(FEWEST_POINTS, with_runs=False), [*notes, note]
     points = POINTS
-    while len(text := drawn(points, panels, single)) > MOST_BYTES and points > FEWEST_POINTS:
+    while len(text := drawn(points)) > MOST_BYTES and points > FEWEST_POINTS:
         points = max(int(0.95 * points * MOST_BYTES / len(text)), FEWEST_POINTS)
     return text, list(notes)
 
 
-def _panel(panel: Panel, points: int, of_setting: bool) -> dict[str, Any]:
-    drawn = {quantity: panel.curves(quantity) for quantity in EXPLORED}
-    steps = drawn["probability"].steps
+def _panel(panel: Panel, points: int, *, of_setting: bool) -> dict[str, Any]:
+    """A panel's numbers; in the alignment by favoured rank, also what it takes to show them class by class."""
+    steps = panel.curves("probability").steps
     kept = thinned(steps, points)
-    return {
+    drawn: dict[str, Any] = {
         "title": panel.title.replace("\n", " "),
         "of_setting": of_setting,
         "count": panel.count,
         "steps_per_epoch": panel.steps_per_epoch,
         "steps": [steps[place] for place in kept],
-        "curves": {quantity: _curves(curves, kept) for quantity, curves in drawn.items()},
+        "curves": {quantity: _curves(panel.curves(quantity), kept) for quantity in EXPLORED},
     }
+    if panel.align == "favoured":
+        drawn["orders"] = [panel.order(run) for run in panel.runs]
+        if len(panel.runs) > 1:  # whose means are others then
+            other = panel.aligned("class")
+            drawn["by_class"] = {quantity: _curves(other.curves(quantity), kept, each=False) for quantity in EXPLORED}
+    return drawn
 
 
-def _curves(curves: Curves, kept: Sequence[int]) -> dict[str, Any]:
-    several = max(curves.n) > 1
-    parts = {"mean": curves.mean} | ({"low": curves.low, "high": curves.high} if several else {})
-    return {
-        name: [[_short(value) for value in column] for column in values[kept].T.tolist()]
-        for name, values in parts.items()
-    }
+def _run(panel: Panel, at: int, number: int, points: int) -> dict[str, Any]:
+    """One run of a panel by itself: its numbers, or where they are in the panel, which is number `at`."""
+    run = panel.runs[number]
+    title = run.label + panel.title.removeprefix(panel.setting.label)
+    if panel.curves("probability").few:
+        return {"title": title.replace("\n", " "), "of_setting": False, "count": "", "of": at, "run": number}
+    return _panel(Panel(Setting(run.label, [run]), panel.mode, title, panel.align), points, of_setting=False)
+
+
+def _curves(curves: Curves, kept: Sequence[int], *, each: bool = True) -> dict[str, Any]:
+    """The numbers of a quantity, a list for each class: means and bounds, or where seeds are few `each` of them."""
+
+    def columns(values: Any) -> list[list[float | None]]:
+        return [[_short(value) for value in column] for column in values[kept].T.tolist()]
+
+    drawn: dict[str, Any] = {"mean": columns(curves.mean)}
+    if curves.few and each:
+        drawn["each"] = [columns(values) for values in curves.each]
+    elif max(curves.n) > 1 and not curves.few:
+        drawn |= {"low": columns(curves.low), "high": columns(curves.high)}
+    return drawn
 
 
 def _losses(curves: Sequence[LossCurve]) -> dict[str, Any]:
@@ -188,19 +198,20 @@ def _json(data: Any) -> Markup:
     return Markup(text.replace("<", "\\u003c"))  # "</script>" cannot occur
 
 
+def _alignments(panels: Sequence[Panel]) -> list[str]:
+    """What the page can show its classes by: that of the panels first."""
+    return list(dict.fromkeys([panels[0].align, "class"]))
+
+
 def _initial(panel: Panel) -> dict[str, Any]:
-    """The bars of Figure 1: class by class, over its own images and over all."""
+    """The bars of Figure 1: each class over its own images and over all, with bounds, or the range of few seeds."""
     own, over_all = panel.curves("probability"), panel.curves("mean_probability")
+    low, high = (own.each[:, 0].min(0), own.each[:, 0].max(0)) if own.few else (own.low[0], own.high[0])
     return {
         "title": panel.title.replace("\n", " "),
         "count": panel.count,
         "bars": [
-            {
-                "name": name,
-                "own": own.mean[0, k],
-                "over_all": over_all.mean[0, k],
-                "half": own.high[0, k] - own.mean[0, k],
-            }
+            {"name": name, "own": own.mean[0, k], "over_all": over_all.mean[0, k], "low": low[k], "high": high[k]}
             for k, name in enumerate(panel.names)
         ],
     }
@@ -219,21 +230,19 @@ def _provenance(run: Run) -> dict[str, Any]:
 
 
 def _table(title: str, table: pd.DataFrame) -> dict[str, Any]:
-    """A table as texts: a mean with its interval in one cell, and without columns that say the same in every row."""
-    intervals = [column for column in table.columns if column.endswith("_interval")]
+    """A table as texts: a mean with its bounds in one cell, and without columns that say the same in every row."""
+    bounds = [column for column in table.columns if column.endswith(("_low", "_high"))]
     same = [column for column in ("status", "batch_norm") if column in table and table[column].nunique() == 1]
     columns = [
-        column for column in table.columns if column not in (*intervals, *same) and not column.startswith("config.")
+        column for column in table.columns if column not in (*bounds, *same) and not column.startswith("config.")
     ]
     rows = []
     for row in table.to_dict("records"):
         cells = []
         for column in columns:
             text, is_number = _cell(row[column])
-            half = row.get(f"{column}_interval", math.nan)
-            cells.append(
-                (f"{text} ± {half:.2g}" if half > 5e-4 else f"{text} ± 0.000" if half == half else text, is_number)
-            )
+            low, high = (row.get(f"{column}_{bound}", math.nan) for bound in ("low", "high"))
+            cells.append((f"{text} ({low:.3g} to {high:.3g})" if low == low else text, is_number))
         rows.append(cells)
     return {"title": title, "columns": columns, "rows": rows}
 

@@ -16,6 +16,8 @@ from igb.report.runs import Run, described, differing, setting
 
 ALIGNMENTS = ("class", "favoured")
 CONFIDENCE = 0.95
+FEWEST = 5  # runs that an interval over seeds takes
+UNBOUNDED = ("loss", "gradient_norm")  # the other quantities lie from 0 to 1
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Setting:
 class Curves:
     """A quantity over training in one setting: mean, bounds of the 95 % interval, [steps, classes], and n, [steps].
 
-    The bounds are NaN where there are fewer than two runs.
+    The bounds are NaN where there are fewer than five runs. `each` is that of every run, [runs, steps, classes], NaN
+    where it was not probed.
     """
 
     steps: list[int]
@@ -38,6 +41,12 @@ class Curves:
     low: Array
     high: Array
     n: list[int]
+    each: Array
+
+    @property
+    def few(self) -> bool:
+        """Whether the runs are several, but too few for an interval, so that they are shown one by one."""
+        return 1 < len(self.each) < FEWEST
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,17 @@ class Panel:
         names = self.runs[0].class_names
         return names if self.align == "class" else [_rank(k) for k in range(len(names))]
 
+    def order(self, run: Run) -> list[int]:
+        """The classes of a run in the order of the panel's columns."""
+        names = range(len(run.class_names))
+        return list(names) if self.align == "class" else _order(run, self.mode) or list(names)
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether its runs favour different classes."""
+        orders = [_order(run, self.mode) for run in self.runs]
+        return len({order[0] for order in orders if order is not None}) > 1
+
     @property
     def count(self) -> str:
         """How many runs it is of, where there are several: `n = 3`, or `n = 2 to 3` if not all went as far."""
@@ -73,6 +93,10 @@ class Panel:
         if max(n) == 1:
             return ""
         return f"n = {max(n)}" if min(n) == max(n) else f"n = {min(n)} to {max(n)}"
+
+    def aligned(self, align: str) -> "Panel":
+        """The same panel in another alignment."""
+        return Panel(self.setting, self.mode, self.title, align)
 
     def curves(self, quantity: str) -> Curves:
         """A quantity as mean and interval over the runs that were probed at each step."""
@@ -83,15 +107,12 @@ class Panel:
         values = np.array([table.reindex(steps).to_numpy(dtype=float) for table in tables])
         probed = np.array([np.isin(steps, table.index) for table in tables])
         n = probed.sum(axis=0)
-        mean, half = mean_and_half_width(values, probed)
-        self._drawn[quantity] = Curves(steps, mean, mean - half, mean + half, n.tolist())
+        mean, low, high = mean_and_bounds(values, probed, bounded=quantity not in UNBOUNDED)
+        self._drawn[quantity] = Curves(steps, mean, low, high, n.tolist(), values)
         return self._drawn[quantity]
 
     def _aligned(self, run: Run, table: pd.DataFrame) -> pd.DataFrame:
-        if self.align == "class":
-            return table
-        order = favoured_order(run.table("guess_fraction", self.mode), run.table("mean_probability", self.mode))
-        return table if order is None else table[order].set_axis(table.columns, axis=1)
+        return table if self.align == "class" else table[self.order(run)].set_axis(table.columns, axis=1)
 
 
 def mean_and_half_width(values: Array, counted: np.ndarray) -> tuple[Array, Array]:
@@ -108,6 +129,18 @@ def mean_and_half_width(values: Array, counted: np.ndarray) -> tuple[Array, Arra
         variance = (np.where(there, values - mean, 0.0) ** 2).sum(axis=0) / (n - 1)
         half = stdtrit(np.where(n > 1, n - 1, np.nan), (1 + CONFIDENCE) / 2) * np.sqrt(variance / n)
     return mean, np.where(n > 1, half, np.nan)
+
+
+def mean_and_bounds(values: Array, counted: np.ndarray, *, bounded: bool) -> tuple[Array, Array, Array]:
+    """The mean over runs and the bounds of its 95 % interval; NaN for fewer than five runs, which say too little of it.
+
+    They are those of Student's t, cut off at 0 and 1 for what is `bounded` there: as the mean is too, that takes
+    nothing from their coverage. Shapes as in `mean_and_half_width`.
+    """
+    mean, half = mean_and_half_width(values, counted)
+    enough = counted.sum(axis=0).reshape(counted.shape[1:] + (1,) * (values.ndim - counted.ndim)) >= FEWEST
+    low, high = (np.where(enough, bound, np.nan) for bound in (mean - half, mean + half))
+    return (mean, low.clip(0, 1), high.clip(0, 1)) if bounded else (mean, low, high)
 
 
 def settings(runs: Sequence[Run]) -> list[Setting]:
@@ -162,14 +195,25 @@ def _images(runs: Sequence[Run]) -> list[Any]:
     return [run.info.get("images", at_place.get(place, place)) for run, place in zip(runs, places, strict=True)]
 
 
-def panels(runs: Sequence[Run], align: str = "class") -> list[Panel]:
-    """A panel for each setting and batch-norm mode; the mode is named where there are several."""
+def panels(runs: Sequence[Run], align: str | None = None) -> list[Panel]:
+    """A panel for each setting and batch-norm mode; the mode is named where there are several.
+
+    Unless `align` is given they are aligned by favoured rank if the seeds of one favour different classes.
+    """
     several = len({mode for run in runs for mode in run.modes}) > 1
-    return [
-        Panel(one, mode, f"{one.label}\n({mode} statistics)" if several else one.label, align)
+    found = [
+        Panel(one, mode, f"{one.label}\n({mode} statistics)" if several else one.label, align or "class")
         for one in settings(runs)
         for mode in dict.fromkeys(mode for run in one.runs for mode in run.modes)
     ]
+    if align is None and any(panel.is_mixed for panel in found):
+        return [panel.aligned("favoured") for panel in found]
+    return found
+
+
+def _order(run: Run, mode: str) -> list[int] | None:
+    """The classes of a run by their initial guess fraction; None if no class is favoured."""
+    return favoured_order(run.table("guess_fraction", mode), run.table("mean_probability", mode))
 
 
 def _rank(k: int) -> str:

@@ -7,9 +7,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from igb.report.metrics import THRESHOLD, Censored, Moment, escape_step, favoured_order, half_life, median, rise_steps
+from igb.report.metrics import (
+    THRESHOLD,
+    Censored,
+    Moment,
+    equal_outputs,
+    escape_step,
+    favoured_order,
+    half_life,
+    median,
+    rise_steps,
+)  # fmt: skip
 from igb.report.runs import Run
-from igb.report.settings import mean_and_half_width, settings, swept
+from igb.report.settings import FEWEST, mean_and_bounds, settings, swept
 
 # What each column says, for the page; docs/report.md has the equations.
 COLUMN_HELP = {
@@ -19,7 +29,7 @@ COLUMN_HELP = {
     "batch_norm": "Normalised by running statistics (evaluation mode, the paper's) or by those of each chunk.",
     "n": "Runs, each of other seeds.",
     "steps": "Optimizer steps done at the last probe; of a setting, of the run that went least far.",
-    "favoured_class": "The class most guessed at initialisation.",
+    "favoured_class": "The class most guessed at initialisation; none is favoured where the outputs are equal.",
     "dominant_class": "The class most guessed at the last probe.",
     "dominance_start": "Share of all guesses that the most guessed class takes, max_j G_j, at initialisation.",
     "dominance_epoch_1": "The same after epoch one.",
@@ -31,9 +41,13 @@ COLUMN_HELP = {
     "it was at initialisation. Over seeds, the median.",
     "mean_accuracy": "Mean of the classes' accuracies at the last probe.",
     "worst_accuracy": "The lowest of the classes' accuracies at the last probe.",
-    "mean_accuracy_interval": "Half the width of its 95 % interval over seeds (Student's t).",
-    "worst_accuracy_interval": "The same for the lowest accuracy.",
-    "dominance_end_interval": "The same for dominance at the last probe.",
+    "mean_accuracy_low": "Lower bound of its 95 % interval over seeds (Student's t, within 0 and 1); with fewer than "
+    "five seeds, the least of them.",
+    "mean_accuracy_high": "The upper bound, or the largest.",
+    "worst_accuracy_low": "The lower bound for the lowest accuracy.",
+    "worst_accuracy_high": "The upper bound for it.",
+    "dominance_end_low": "The lower bound for dominance at the last probe.",
+    "dominance_end_high": "The upper bound for it.",
     "class_name": "The class.",
     "rank": "Its place by guess fraction at initialisation, 1 being the favoured class.",
     "rise_step": "First probe from which the class's p̄ stays above 1.5/C.",
@@ -42,12 +56,15 @@ COLUMN_HELP = {
 }
 
 
+EQUAL = "none: equal outputs"  # in the place of a favoured class
+OVER_SEEDS = ("dominance_end", "mean_accuracy", "worst_accuracy")  # of which a setting has means and bounds
+
 # Types of the columns of numbers; the moments may be censored, and the swept keys anything.
 NUMBERS: dict[str, Any] = {
     **dict.fromkeys(("n", "steps", "escaped"), int),
     **dict.fromkeys(("dominance_start", "dominance_epoch_1", "dominance_end"), float),
     **dict.fromkeys(("mean_accuracy", "worst_accuracy"), float),
-    **dict.fromkeys((f"{name}_interval" for name in ("dominance_end", "mean_accuracy", "worst_accuracy")), float),
+    **dict.fromkeys((f"{name}_{bound}" for name in OVER_SEEDS for bound in ("low", "high")), float),
 }
 
 
@@ -82,10 +99,13 @@ def summarize_settings(runs: Sequence[Run], threshold: float = THRESHOLD) -> pd.
             row |= {"escaped": sum(not isinstance(moment, Censored) for moment in escapes)}
             row |= {"escape_step": median(escapes)}
             row |= {"half_life": median([moment for moment in group["half_life"] if moment is not None])}
-            for name in ("dominance_end", "mean_accuracy", "worst_accuracy"):
-                values = group[name].to_numpy(dtype=float)[:, None]
-                mean, half = mean_and_half_width(values, np.ones(values.shape, dtype=bool))
-                row |= {name: mean.item(), f"{name}_interval": half.item()}
+            for name in OVER_SEEDS:
+                values = group[name].to_numpy(dtype=float)
+                counted = np.ones((len(values), 1), dtype=bool)
+                mean, low, high = (part.item() for part in mean_and_bounds(values[:, None], counted, bounded=True))
+                if 1 < len(values) < FEWEST:
+                    low, high = values.min(), values.max()
+                row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
             rows.append(row)
     return pd.DataFrame(rows, dtype=object).astype({name: kind for name, kind in NUMBERS.items() if name in rows[0]})
 
@@ -101,7 +121,7 @@ def _row(run: Run, mode: str, threshold: float) -> dict[str, object]:
         "status": run.info["status"],
         "batch_norm": mode,
         "steps": guesses.index[-1],
-        "favoured_class": None if order is None else run.class_names[order[0]],
+        "favoured_class": _favoured(run, mode, order),
         "dominance_start": dominance.iloc[0],
         "dominance_epoch_1": dominance.get(run.steps_per_epoch, math.nan),
         "dominance_end": dominance.iloc[-1],
@@ -111,6 +131,12 @@ def _row(run: Run, mode: str, threshold: float) -> dict[str, object]:
         "mean_accuracy": accuracy.mean(skipna=False),
         "worst_accuracy": accuracy.min(skipna=False),
     }
+
+
+def _favoured(run: Run, mode: str, order: list[int] | None) -> str | None:
+    if order is not None:
+        return run.class_names[order[0]]
+    return EQUAL if equal_outputs(run.table("mean_probability", mode)) else None
 
 
 def _class_rows(run: Run, mode: str) -> list[dict[str, object]]:

@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 
 from igb.report.landscape import DEAD, WRONG, curves_of
-from igb.report.metrics import Array, Censored, escape_step, favoured_order, grouped, median
+from igb.report.metrics import Array, Censored, equal_outputs, escape_step, favoured_order, grouped, median
 from igb.report.runs import Run
-from igb.report.settings import Panel, mean_and_half_width
+from igb.report.settings import FEWEST, Panel, mean_and_bounds
+
+NO_CLASS = "No class is favoured: the outputs at initialisation are equal."
 
 
 def answer(panels: Sequence[Panel], threshold: float) -> list[tuple[str, str]]:
@@ -46,6 +48,8 @@ def share(fraction: float) -> str:
 def _of_one(run: Run, mode: str, threshold: float) -> str:
     guesses = run.table("guess_fraction", mode)
     order = favoured_order(guesses, run.table("mean_probability", mode))
+    if equal_outputs(run.table("mean_probability", mode)):
+        return " ".join(filter(None, [NO_CLASS, _ended(run, mode)]))
     if order is None:
         return "Its outputs at initialisation are not finite."
     dominance = guesses.max(axis=1, skipna=False)
@@ -86,9 +90,16 @@ def _of_one(run: Run, mode: str, threshold: float) -> str:
         text += f" {back}: {names[number]} takes {share(end)} of all guesses after {at(last)}."
     if np.isfinite(end) and isinstance(escape, Censored):
         also = " ".join([_alive([run], mode, -1, "have"), _pull(run)])
-    accuracy = run.table("accuracy", mode).iloc[-1].mean(skipna=False)
-    ended = f"Mean accuracy after {at(last)}: {share(accuracy)}." if np.isfinite(accuracy) else ""
-    return " ".join(filter(None, (text, also.strip(), ended)))
+    return " ".join(filter(None, (text, also.strip(), _ended(run, mode))))
+
+
+def _ended(run: Run, mode: str) -> str:
+    """How accurate a run is at its last probe, if that came after training."""
+    table = run.table("accuracy", mode)
+    accuracy, last = table.iloc[-1].mean(skipna=False), int(table.index[-1])
+    if not np.isfinite(accuracy) or last == 0:
+        return ""
+    return f"Mean accuracy after {when(last, run.steps_per_epoch)}: {share(accuracy)}."
 
 
 def _of_several(panel: Panel, threshold: float) -> str:
@@ -103,6 +114,8 @@ def _of_several(panel: Panel, threshold: float) -> str:
     biased = [number for number in range(every) if start[number] >= threshold]
     where = "" if len(biased) == every else f", and {share(threshold)} or more in {len(biased)} of {every} runs"
     finite = [value for value in start if np.isfinite(value)]
+    if all(equal_outputs(run.table("mean_probability", mode)) for run in runs):
+        return NO_CLASS
     if not finite:
         return "The outputs at initialisation are not finite."
     sentences = [f"At initialisation the most guessed class takes {_interval(finite)} of all guesses{where}."]
@@ -161,12 +174,22 @@ def _most(table: pd.DataFrame, row: int) -> int | None:
 
 
 def _interval(values: Sequence[float]) -> str:
-    """A mean over runs with its 95 % interval."""
+    """A mean of fractions over runs, with its 95 % interval, or with their range where they are too few for one."""
     column: Array = np.array(values, dtype=float)[:, None]
-    mean, half = (float(item.item()) for item in mean_and_half_width(column, np.ones(column.shape, dtype=bool)))
+    mean, low, high = (
+        float(item.item()) for item in mean_and_bounds(column, np.ones(column.shape, dtype=bool), bounded=True)
+    )
     if not np.isfinite(mean):
         return ""
-    return f"{100 * mean:.3g} % ± {100 * half:.{0 if half >= 0.1 else 1}f} %" if half >= 0.0005 else share(mean)
+    few = len(values) < FEWEST
+    low, high = (min(values), max(values)) if few else (low, high)
+    if high - low < 0.001:
+        return share(mean)
+    return f"{share(mean)} ({'' if few else '95 % interval '}{_per_cent(low)} to {_per_cent(high)} %)"
+
+
+def _per_cent(fraction: float) -> str:
+    return f"{100 * fraction:.3g}"
 
 
 def _alive(runs: Sequence[Run], mode: str, row: int, verb: str) -> str:

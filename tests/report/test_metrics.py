@@ -71,7 +71,16 @@ def test_a_class_has_risen_when_it_stays_above_one_and_a_half_over_c():
 def test_the_order_is_by_guesses_and_then_by_probability():
     guesses, means = table([[0.0, 0.8, 0.0, 0.2]], [0]), table([[0.1, 0.2, 0.5, 0.2]], [0])
     assert favoured_order(guesses, means) == [1, 3, 2, 0]
-    assert favoured_order(table([[0.5, 0.5]], [0]), table([[0.5, 0.5]], [0])) == [0, 1]
+    assert favoured_order(table([[0.5, 0.5]], [0]), table([[0.4, 0.6]], [0])) == [1, 0]
+    assert favoured_order(table([[0.4, 0.4, 0.2]], [0]), table([[0.3, 0.3, 0.4]], [0])) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("guesses", [[0.5, 0.5], [1.0, 0.0]])  # as of today, and of older runs
+def test_equal_outputs_favour_no_class(guesses):
+    assert favoured_order(table([guesses], [0]), table([[0.5, 0.5]], [0])) is None
+
+
+def test_outputs_that_are_not_finite_favour_no_class():
     assert favoured_order(table([[NAN, 1.0]], [0]), table([[0.5, 0.5]], [0])) is None
 
 

@@ -51,10 +51,47 @@ def test_seeds_are_a_mean_with_bounds_and_each_run_can_be_explored(tmp_path):
     report.write([tmp_path])
     mean, *single = data(tmp_path / "report")["panels"]
     assert (mean["title"], mean["count"], mean["of_setting"]) == ("loss=pz", "n = 2 to 3", True)
-    assert set(mean["curves"]["accuracy"]) == {"mean", "low", "high"}
-    assert [one["of_setting"] for one in single] == [False] * 3
-    assert single[1]["curves"]["probability"] == {"mean": [[0.0, 0.4, 0.3], [1.0, 0.7, 0.9]]}
+    assert set(mean["curves"]["accuracy"]) == {"mean", "each"}
+    assert [(one["of_setting"], one["of"], one["run"]) for one in single] == [(False, 0, run) for run in range(3)]
+    assert mean["curves"]["probability"]["each"][1] == [[1.0, 0.7, 0.9], [0.0, 0.4, 0.3]]  # the favoured one first
+    assert mean["orders"] == [[0, 1], [1, 0], [0, 1]]
+    assert mean["by_class"]["probability"]["mean"][0] == [0.633, 0.5, 0.4]
     assert "loss=pz favour different classes" in page(tmp_path / "report")
+    assert 'id="by-class"' in page(tmp_path / "report")
+    report.write([tmp_path], align="class")
+    mean, *_ = data(tmp_path / "report")["panels"]
+    assert mean["curves"]["probability"]["each"][1] == [[0.0, 0.4, 0.3], [1.0, 0.7, 0.9]]
+    assert 'id="by-class"' not in page(tmp_path / "report")
+
+
+def test_five_seeds_are_a_mean_with_bounds_and_each_run_can_be_explored(tmp_path):
+    for seed in range(5):
+        made_run(
+            tmp_path / str(seed), [(0, 0.9 + seed / 50, 0.1, 1.0), (4, 0.5, 0.5, 0.6)], overrides=[f"seed={seed}"],
+            started=str(seed), config={"seed": seed},
+        )  # fmt: skip
+    report.write([tmp_path])
+    mean, *single = data(tmp_path / "report")["panels"]
+    curves = mean["curves"]["probability"]
+    assert set(curves) == {"mean", "low", "high"}
+    assert curves["mean"][0] == [0.94, 0.5]
+    assert 0.9 < curves["low"][0][0] < 0.94 < curves["high"][0][0] <= 1
+    assert [one["curves"]["probability"]["mean"][0][0] for one in single] == [0.9, 0.92, 0.94, 0.96, 0.98]
+    assert re.search(r"<td[^>]*>0\.6 \(0\.6 to 0\.6\)</td>", page(tmp_path / "report"))  # of dominance at the end
+
+
+def test_equal_outputs_are_said_to_favour_no_class(tmp_path, capsys):
+    made_run(tmp_path / "a", [(0, 0.5, 0.5, 0.5), (8, 0.6, 0.7, 0.45)])
+    report.write([tmp_path])
+    assert "No class is favoured: the outputs at initialisation are equal. Mean accuracy" in page(tmp_path / "report")
+    assert "none: equal outputs" in capsys.readouterr().out
+    assert ",none: equal outputs," in (tmp_path / "report" / "summary.csv").read_text()
+
+
+def test_a_heading_says_a_number_once(finished, tmp_path):
+    report.write([finished], tmp_path)
+    assert ">0 0<" not in page(tmp_path)
+    assert re.search(r'<th scope="col">7</th>', page(tmp_path))
 
 
 def test_a_page_needs_nothing_from_outside(finished, tmp_path):
@@ -144,7 +181,7 @@ def test_nine_runs_of_the_protocol_make_a_page_under_five_megabytes(tmp_path, se
     runs = find_runs([tmp_path])[0]
     write_page(tmp_path / "index.html", panels(runs), [("Runs", report.summarize(runs))], [], [], 0.5)
     assert 2e6 < (tmp_path / "index.html").stat().st_size < 5e6
-    assert min(len(one["steps"]) for one in data(tmp_path)["panels"]) > 250
+    assert min(len(one["steps"]) for one in data(tmp_path)["panels"] if "steps" in one) > 250
 
 
 START = (0, 0.9, 0.1, 0.8)
@@ -176,13 +213,13 @@ NAN = float("nan")
             [START, (4, 0.1, 0.8, 0.3)],
             "after 1 epoch. One class dominates: dog takes 70 % of all guesses after 1",
         ),
-        ([(0, 0.5, 0.5, 0.5), (8, 0.6, 0.7, 0.5)], "It had no dominant class at initialisation (the most guessed, cat"),
+        ([(0, 0.5, 0.4, 0.5), (8, 0.6, 0.7, 0.5)], "It had no dominant class at initialisation (the most guessed, cat"),
         (
-            [(0, 0.5, 0.5, 0.5), (2, 1, 0, 1), (8, 0.6, 0.7, 0.5)],
+            [(0, 0.5, 0.4, 0.5), (2, 1, 0, 1), (8, 0.6, 0.7, 0.5)],
             "Later cat had 60 % or more for a while, until 2",
         ),
-        ([(0, 0.5, 0.5, 0.5), (2, NAN, NAN, NAN), (8, 0.6, 0.7, 0.5)], "took 50 %). Of the images"),
-        ([(0, 0.5, 0.5, 0.5), (8, 1, 0, 1)], "took 50 %). One class dominates: cat takes 100 % of all guesses after 2"),
+        ([(0, 0.5, 0.4, 0.5), (2, NAN, NAN, NAN), (8, 0.6, 0.7, 0.5)], "took 50 %). Of the images"),
+        ([(0, 0.5, 0.4, 0.5), (8, 1, 0, 1)], "took 50 %). One class dominates: cat takes 100 % of all guesses after 2"),
         ([(0, NAN, NAN, NAN)], "Its outputs at initialisation are not finite."),
         (
             [START, (8, NAN, NAN, NAN)],
@@ -225,7 +262,7 @@ def test_the_answer_is_about_the_loss_of_the_last_probe(tmp_path, last, expected
 def test_the_answer_over_seeds_counts_runs(tmp_path):
     sweep(tmp_path)
     (text,) = sentences(tmp_path, threshold=0.7)
-    assert text.startswith("At initialisation the most guessed class takes 96.7 % ± 14 % of all guesses.")
+    assert text.startswith("At initialisation the most guessed class takes 97 % (90 to 100 %) of all guesses.")
     assert "2 of 3 runs left that class, after 1 epoch." in text
     end = "At the end one class, the one favoured at the start in 1 of 1, takes 90 % of all guesses in 1 of 3 runs."
     assert end in text

@@ -5,7 +5,7 @@ from scipy import stats
 from igb.report import figures
 from igb.report.metrics import Censored
 from igb.report.runs import find_runs
-from igb.report.settings import mean_and_half_width, panels, settings, swept
+from igb.report.settings import mean_and_bounds, mean_and_half_width, panels, settings, swept
 from igb.report.summary import summarize_settings
 from tests.helpers.runs import ROWS, made_run, sweep
 
@@ -83,15 +83,67 @@ def test_the_interval_is_students(tmp_path):
     assert np.isnan(alone).all()
 
 
+SHAPES = {
+    "uniform": (1, 1), "either end": (0.4, 0.4), "near the middle": (50, 50), "low": (1, 6), "near one": (20, 0.5),
+}  # of a Beta distribution  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("n", [5, 10, 30])
+def test_the_interval_covers_the_mean_of_fractions(shape, n):
+    """Some 95 % of the time; less where few runs say little of a long tail. It never leaves 0 to 1."""
+    a, b = SHAPES[shape]
+    values = np.random.default_rng(0).beta(a, b, size=(n, 1, 20_000))
+    _, low, high = mean_and_bounds(values, np.ones((n, 1), dtype=bool), bounded=True)
+    assert low.min() >= 0
+    assert high.max() <= 1
+    covered = ((low <= a / (a + b)) & (a / (a + b) <= high)).mean()
+    least = {"low": 0.88, "near one": 0.78, "either end": 0.92}.get(shape, 0.93)
+    assert least < covered < 0.97
+
+
+def test_what_is_not_bounded_is_not_cut_off():
+    values = np.array([-3.0, 0, 3, 5, 9])[:, None]
+    mean, low, high = (part.item() for part in mean_and_bounds(values, np.ones((5, 1), dtype=bool), bounded=False))
+    expected = stats.t.interval(0.95, 4, loc=2.8, scale=stats.sem(values[:, 0]))
+    assert (mean, low, high) == (pytest.approx(2.8), pytest.approx(expected[0]), pytest.approx(expected[1]))
+
+
+@pytest.fixture
+def five(tmp_path):
+    """Five runs that favour one class, probed at two steps."""
+    for seed in range(5):
+        rows = [(0, 0.9 + seed / 100, 0.1, 0.9), (4, 0.5 + seed / 50, 0.4, 0.5 + seed / 20)]
+        made_run(tmp_path / str(seed), rows, overrides=[f"seed={seed}"], started=str(seed), config={"seed": seed})
+    return find_runs([tmp_path])[0]
+
+
 def test_a_curve_is_over_the_runs_probed_at_each_step(tmp_path):
-    (panel,) = panels(sweep(tmp_path))
+    (panel,) = panels(sweep(tmp_path), "class")
     curves = panel.curves("probability")
     assert (curves.steps, curves.n) == ([0, 4, 8], [3, 3, 2])
     assert panel.count == "n = 2 to 3"
     assert curves.mean[:, 0].tolist() == pytest.approx([1.9 / 3, 0.5, 0.4])
-    half = stats.t.ppf(0.975, 1) * 0.1  # of 0.5 and 0.3: s = 0.1 sqrt(2), over sqrt(2)
-    assert curves.high[2, 0] - curves.mean[2, 0] == pytest.approx(half)
-    assert curves.mean[2, 0] - curves.low[2, 0] == pytest.approx(half)
+    assert curves.few
+    assert np.isnan(curves.low).all()
+    assert curves.each[1].tolist() == [[0, 1], [0.4, 0.7], [0.3, 0.9]]
+    assert np.isnan(curves.each[2, 2]).all()
+
+
+def test_five_runs_have_an_interval(five):
+    curves = panels(five)[0].curves("probability")
+    values = 0.5 + np.arange(5) / 50
+    low, high = stats.t.interval(0.95, 4, loc=values.mean(), scale=stats.sem(values))
+    assert (curves.low[1, 0], curves.high[1, 0]) == (pytest.approx(low), pytest.approx(high))
+    assert not curves.few
+
+
+def test_panels_are_aligned_where_seeds_favour_different_classes(tmp_path, five):
+    runs = sweep(tmp_path / "mixed")
+    assert [panel.align for panel in panels(runs)] == ["favoured"]
+    assert [panel.align for panel in panels(five)] == ["class"]
+    assert [panel.align for panel in panels(runs, "class")] == ["class"]
+    assert {panel.align for panel in panels([*runs, *five])} == {"favoured"}  # all alike, as they share a legend
 
 
 def test_aligned_curves_follow_the_class_that_each_run_favoured(tmp_path):
@@ -102,12 +154,12 @@ def test_aligned_curves_follow_the_class_that_each_run_favoured(tmp_path):
     assert curves.mean[1].tolist() == pytest.approx([(0.6 + 0.7 + 0.5) / 3, (0.5 + 0.4 + 0.6) / 3])
 
 
-def test_figure_2_draws_the_mean_and_its_band(tmp_path):
-    drawn = panels(sweep(tmp_path), "favoured")
+def test_figure_2_draws_the_mean_and_its_band(five):
+    drawn = panels(five, "favoured")
     figure = figures.over_training(drawn, figures.FIGURE_2)
     axes, curves = figure.axes[0], drawn[0].curves("probability")
-    assert axes.get_ylabel() == "loss=pz\nn = 2 to 3"
-    assert figure.legends[0].get_title().get_text() == "mean and 95 % interval over seeds, n = 2 to 3"
+    assert axes.get_ylabel().endswith("\nn = 5")
+    assert figure.legends[0].get_title().get_text() == "mean and 95 % interval over seeds, n = 5"
     for k in range(2):
         assert axes.lines[k].get_ydata().tolist() == curves.mean[:, k].tolist()
         (outline,) = axes.collections[k].get_paths()
@@ -117,8 +169,20 @@ def test_figure_2_draws_the_mean_and_its_band(tmp_path):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["favoured", "2nd"]
 
 
-def test_figure_1_draws_the_mean_and_its_interval(tmp_path):
-    drawn = panels(sweep(tmp_path), "favoured")
+def test_figure_2_draws_few_seeds_one_by_one(tmp_path):
+    drawn = panels(sweep(tmp_path))
+    figure = figures.over_training(drawn, figures.FIGURE_2)
+    axes, curves = figure.axes[0], drawn[0].curves("probability")
+    assert axes.get_ylabel() == "loss=pz\nn = 2 to 3"
+    assert figure.legends[0].get_title().get_text() == "a thin line is a seed, n = 2 to 3"
+    assert not axes.collections
+    lines = [line.get_ydata().tolist() for line in axes.lines[:6]]
+    expected = [curves.each[run, :, k] for k in range(2) for run in range(3)]
+    assert lines == [line[~np.isnan(line)].tolist() for line in expected]
+
+
+def test_figure_1_draws_the_mean_and_its_interval(five):
+    drawn = panels(five, "favoured")
     (axes,) = figures.figure1(drawn).axes
     curves = drawn[0].curves("probability")
     assert [patch.get_height() for patch in axes.patches[:2]] == curves.mean[0].tolist()
@@ -128,13 +192,21 @@ def test_figure_1_draws_the_mean_and_its_interval(tmp_path):
     ]
 
 
-def test_a_setting_has_means_intervals_and_medians(tmp_path):
-    row = summarize_settings(sweep(tmp_path), threshold=0.6).iloc[0]
+def test_figure_1_draws_a_dot_for_each_of_few_seeds(tmp_path):
+    (axes,) = figures.figure1(panels(sweep(tmp_path))).axes
+    assert axes.lines[0].get_ydata().tolist() == [1.0, 0.0, 1.0, 0.0, 0.9, 0.1]
+
+
+def test_a_setting_has_means_bounds_and_medians(tmp_path, five):
+    row = summarize_settings(sweep(tmp_path / "few"), threshold=0.6).iloc[0]
     assert (row["setting"], row["n"], row["escaped"]) == ("loss=pz", 3, 1)
     assert row["escape_step"] == Censored(8)  # of 8, >4 and >8
     assert row["dominance_end"] == pytest.approx((0.55 + 0.9 + 0.6) / 3)
-    spread = np.std([0.55, 0.9, 0.6], ddof=1) / 3**0.5
-    assert row["dominance_end_interval"] == pytest.approx(stats.t.ppf(0.975, 2) * spread)
+    assert (row["dominance_end_low"], row["dominance_end_high"]) == (0.55, 0.9)  # the least and the largest
+    row = summarize_settings(five).iloc[0]
+    values = 0.5 + np.arange(5) / 20
+    low, high = stats.t.interval(0.95, 4, loc=values.mean(), scale=stats.sem(values))
+    assert (row["dominance_end_low"], row["dominance_end_high"]) == (pytest.approx(low), pytest.approx(high))
 
 
 def test_ranks_read_as_english(tmp_path):

@@ -9,6 +9,8 @@
   const sync = uPlot.sync("epochs");
   const initial = data.first / 3;
   const whole = { min: initial / 1.2, max: Math.max(data.last, 1) * 1.1 };
+  let byClass = false; // whether classes stand under their names, not under their favoured rank
+  const names = () => (byClass ? data.class_names : data.names);
   let view = whole; // the part of the axis of epochs that all charts show
 
   const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -137,34 +139,53 @@
   addEventListener("beforeprint", () => charts.filter((chart) => !chart.plot).forEach(draw));
   dark.addEventListener("change", () => charts.filter((chart) => chart.plot).forEach(draw));
 
+  // The numbers of a panel in the order that classes are shown in; those of one run may stand in its setting's panel.
+  function numbers(panel, quantity) {
+    const named = (columns, order) => (byClass ? order.map((_, k) => columns[order.indexOf(k)]) : columns);
+    if (panel.of !== undefined) {
+      const { curves, orders } = data.panels[panel.of];
+      return { mean: named(curves[quantity].each[panel.run], orders?.[panel.run]) };
+    }
+    const drawn = panel.curves[quantity];
+    if (!byClass) return drawn;
+    if (!panel.by_class) return { mean: named(drawn.mean, panel.orders[0]) };
+    return { ...panel.by_class[quantity], each: drawn.each?.map((seed, k) => named(seed, panel.orders[k])) };
+  }
+
   // A line for each class over training, with its band where there is one.
   function curves(panel, quantity, logarithmic) {
-    const { mean, low, high } = panel.curves[quantity];
-    const x = epochs(panel);
+    const { mean, low, high, each } = numbers(panel, quantity);
+    const x = epochs(panel.of === undefined ? panel : data.panels[panel.of]);
     const count = data.names.length;
     const series = [{}];
     const columns = [x];
     const ofClass = (k) => style(`--class-${k}`);
     const lone = x.length < 3;
-    data.names.forEach((name, k) => {
+    names().forEach((name, k) => {
       const colour = ofClass(k);
-      series.push({ label: name, stroke: colour, width: 1.5, dash: dash(k), show: !hidden.has(k), points: { show: lone, size: 6, fill: colour } });
+      series.push({ label: name, stroke: colour, width: each ? 0 : 1.5, dash: dash(k), show: !hidden.has(k), points: { show: lone, size: 6, fill: colour } });
       columns.push(mean[k]);
     });
     const bands = [];
     if (low)
       for (const [part, values] of [["high", high], ["low", low]])
-        data.names.forEach((name, k) => {
+        names().forEach((name, k) => {
           series.push({ label: `${name} ${part}`, stroke: "transparent", width: 0, show: !hidden.has(k), points: { show: false } });
           columns.push(values[k]);
           if (part === "low")
             bands.push({ series: [1 + count + k, 1 + 2 * count + k], fill: `color-mix(in srgb, ${ofClass(k)} 10%, transparent)` });
         });
+    for (const seed of each ?? []) // few enough for a line each
+      names().forEach((name, k) => {
+        series.push({ label: name, stroke: ofClass(k), width: 0.8, dash: dash(k), spanGaps: true, show: !hidden.has(k), points: { show: lone, size: 4 } });
+        columns.push(seed[k]);
+      });
     const positive = logarithmic ? columns.map((column, at) => (at ? column.map((value) => (value > 0 ? value : null)) : column)) : columns;
     const fraction = !logarithmic && quantity !== "loss" && quantity !== "gradient_norm";
     const where = (idx) => {
-      const step = panel.steps[idx];
-      return step === 0 ? "initialisation" : `step ${step.toLocaleString("en")}, epoch ${number(step / panel.steps_per_epoch)}`;
+      const { steps, steps_per_epoch } = panel.of === undefined ? panel : data.panels[panel.of];
+      const step = steps[idx];
+      return step === 0 ? "initialisation" : `step ${step.toLocaleString("en")}, epoch ${number(step / steps_per_epoch)}`;
     };
     return {
       data: positive,
@@ -177,7 +198,7 @@
         },
         axes: axes((min, max) => logTicks(min, max, data.ticks), (tick) => (tick === null ? "" : tick === initial ? "Init." : short(tick))),
         cursor: { sync: { key: sync.key, scales: ["x", null] }, drag: { x: true, y: false, setScale: false }, points: { size: 5 } },
-        hooks: { setCursor: [tip(where, data.names)], setSelect: [select], draw: [(plot) => line(plot, 1)] },
+        hooks: { setCursor: [tip(where, names())], setSelect: [select], draw: [(plot) => line(plot, 1)] },
       },
     };
   }
@@ -245,6 +266,17 @@
       made.append(name);
       made.addEventListener("click", () => toggle(k));
       buttons.push({ made, k });
+    });
+
+  const other = document.getElementById("by-class");
+  if (other)
+    other.addEventListener("click", () => {
+      byClass = !byClass;
+      other.setAttribute("aria-pressed", String(byClass));
+      for (const { made, k } of buttons) made.title = made.lastChild.textContent = names()[k];
+      for (const panels of document.querySelectorAll(".panels[data-align]"))
+        panels.hidden = (panels.dataset.align === "class") !== byClass;
+      charts.filter((chart) => chart.classes && chart.plot).forEach(draw);
     });
 
   const parts = [["all", whole], ["first ten batches", { min: initial / 1.2, max: 10 * data.first }], ["epoch one", { min: data.first / 1.2, max: 1 }], ["after it", { min: 1, max: data.last }]];
