@@ -129,7 +129,7 @@ def _notes(runs: Sequence[Run], shown: Sequence[Panel], threshold: float) -> lis
         seeds = f"the seeds of {mixed[0]} favour different classes"
         if shown[0].align == "favoured":
             notes.append(
-                f"{seeds}, so classes are taken by their rank in each run's initial guess (--align class: not)"
+                f"{seeds}, so classes are taken by their rank at initialisation; --align class takes them by number"
             )
         else:
             notes.append(f"{seeds}; --align favoured takes those together")

@@ -302,3 +302,23 @@ def test_tensorboard_has_the_figures_and_the_config(browser, board):
     page.get_by_text("igb.losses.BlurryLoss").first.wait_for(timeout=60_000)
     shown.keep("tensorboard-text")
     shown.context.close()
+
+
+def test_classes_are_shown_by_rank_and_one_click_away_by_name(opened):
+    """Of two seeds that favour different classes."""
+    page = opened.page
+    button, first = page.locator("#by-class"), page.locator("#figure2 .legend button").first
+    bars = page.locator("#figure1 .panels:visible .name")
+    chart = page.locator("#figure2 .chart").first
+    by_rank = picture(chart)
+    assert (first.inner_text(), bars.first.inner_text()) == ("favoured", "favoured")
+    button.click()
+    assert (first.inner_text(), bars.first.inner_text()) == ("0", "0")
+    assert picture(chart) != by_rank
+    run = page.locator("#explored-run")
+    last = run.locator("option").last.get_attribute("value")
+    run.select_option(last)  # a single run, whose numbers stand with its setting
+    button.click()
+    page.mouse.move(0, 0)
+    assert picture(chart) == by_rank
+    assert first.inner_text() == "favoured"

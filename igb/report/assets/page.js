@@ -272,7 +272,7 @@
   if (other)
     other.addEventListener("click", () => {
       byClass = !byClass;
-      other.setAttribute("aria-pressed", String(byClass));
+      other.textContent = byClass ? "Show by favoured rank" : "Show class by class";
       for (const { made, k } of buttons) made.title = made.lastChild.textContent = names()[k];
       for (const panels of document.querySelectorAll(".panels[data-align]"))
         panels.hidden = (panels.dataset.align === "class") !== byClass;
