@@ -58,9 +58,22 @@ def test_importing_igb_imports_no_torch():
     assert "'load_network', 'load_runs', 'losses', 'measure'" in output
 
 
-def test_the_report_imports_no_torch():
-    code = "import igb, sys; igb.load_runs; print('torch' in sys.modules)"
+@pytest.mark.parametrize(
+    "code",
+    [
+        "igb.load_runs", "import igb.folder.identity, igb.folder.provenance, igb.folder.state", "import igb.schedule",
+        "import igb.sweeps.local, igb.sweeps.slurm, igb.sweeps.sweeper", "import igb.training.stopping",
+        "igb.__version__",
+    ],
+)  # fmt: skip
+def test_what_needs_no_torch_imports_none(code):
+    code = f"import igb, sys; {code}; print('torch' in sys.modules)"
     assert in_new_process(sys.executable, "-c", code).stdout == "False\n"
+
+
+def test_statistics_import_no_report():
+    code = "import sys, igb.statistics; print([name for name in sys.modules if name.startswith('igb.report')])"
+    assert in_new_process(sys.executable, "-c", code).stdout == "[]\n"
 
 
 def test_one_run_lands_in_outputs(command):

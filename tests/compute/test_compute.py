@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import json
 import logging
@@ -405,3 +406,24 @@ def test_torch_func_works_through_the_rewrites():
     each = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))(parameters, images[:, None], labels[:, None])
     for name, gradient in each.items():  # those of the mean loss in evaluation mode are the mean of those of each image
         torch.testing.assert_close(gradient.mean(0), found[name], rtol=1e-3, atol=1e-5)
+
+
+def test_on_cuda_exact_intercepts_no_function_of_torch(monkeypatch):
+    made = []
+    monkeypatch.setattr(mode, "_Rewrites", lambda dtype: made.append(dtype) or contextlib.nullcontext())
+    with Compute().applied(torch.device("cuda")):
+        assert torch.overrides._get_current_function_mode() is None
+    with Compute().applied(CPU):
+        pass
+    assert made == [torch.float32]
+
+
+def test_a_probe_corrects_rounding_on_no_more_images_than_a_chunk(tmp_path, monkeypatch):
+    def fold(self, network, images):
+        counts.append(len(images))
+
+    counts = []
+    monkeypatch.setattr(Compute, "fold", fold)
+    for chunk in (30, 300):
+        tiny_run(tmp_path / str(chunk), f"probe.chunk={chunk}", "trainer.max_epochs=0")
+    assert counts == [30, 256]

@@ -186,3 +186,35 @@ def test_the_schedule_warms_up_with_cross_entropy():
         (2, "PiecewiseZeroLoss(cutoff=0.1)"),
     ]
     assert LossSchedule(loss).phases() == [(0, loss)]
+
+
+@pytest.mark.parametrize("loss", ALL, ids=str)
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (torch.tensor([0, -100, 1]), r"target must lie from 0 to 3; it lies from -100 to 1"),
+        (torch.tensor([0, 4, 1]), r"target must lie from 0 to 3; it lies from 0 to 4"),
+        (torch.tensor([0.0, 1.0, 2.0]), r"target must be whole numbers \[N\].*; it is torch\.float32 \[3\]"),
+        (torch.full((3, 4), 0.25), r"target must be whole numbers \[N\].*; it is torch\.float32 \[3, 4\]"),
+        (torch.ones(3, 4).long(), r"it is torch\.int64 \[3, 4\] with logits \[3, 4\]"),
+        (torch.ones(2).long(), r"it is torch\.int64 \[2\] with logits \[3, 4\]"),
+    ],
+)
+def test_targets_that_are_no_classes_are_refused(loss, target, message):
+    for reduction in ("mean", "none"):
+        with pytest.raises(InputError, match=message):
+            loss(torch.zeros(3, 4), target, reduction=reduction)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int32, torch.int64])
+def test_targets_are_whole_numbers_of_any_kind(kind):
+    logits, target = torch.randn(3, 4), torch.tensor([3, 0, 1], dtype=kind)
+    assert torch.equal(CrossEntropy()(logits, target), F.cross_entropy(logits, target.long()))
+
+
+def test_gradients_are_those_of_torch_to_the_bit():
+    logits = (100 * torch.randn(50, 7)).requires_grad_()
+    target = torch.arange(50) % 7
+    (found,) = torch.autograd.grad(CrossEntropy()(logits, target), logits)
+    (expected,) = torch.autograd.grad(F.cross_entropy(logits, target, reduction="none").mean(), logits)
+    assert torch.equal(found, expected)
