@@ -11,13 +11,16 @@ SWEEPS := multirun/reproduction
 TABLES := docs/reproduction
 PAGES := docs/reproduction.md README.md
 
-.PHONY: run test test-faults test-slurm test-browser bench lint tensorboard reproduction reproduction-figures
+.PHONY: run test test-slow test-faults test-slurm test-browser bench lint tensorboard reproduction reproduction-figures
 run: $(VENV)/installed
 	$(BIN)/igb --multirun experiment=quickstart loss=ce,bl,pz name=$(NAME)
 	$(BIN)/igb-report multirun/$(NAME)
 
 test: $(VENV)/installed
 	$(BIN)/pytest --numprocesses auto --dist loadfile
+
+test-slow: $(VENV)/installed
+	$(BIN)/pytest -m slow --numprocesses auto --dist loadfile
 
 test-faults: $(VENV)/installed
 	$(BIN)/pytest -m faults --capture=no

@@ -1,13 +1,13 @@
-"""How a set of images is cut into batches."""
+"""Splitting a set of images into batches."""
 
 import torch
 
 
 def split(items: torch.Tensor, size: int) -> tuple[torch.Tensor, ...]:
-    """Cut images, labels or indices [N, ...] into runs of `size`; a last run of one joins the run before it.
+    """Split images, labels or indices [N, ...] into batches of `size`; every item is kept.
 
-    Batch norm cannot normalise one value per channel, so no batch or chunk of one image is left over
-    (unless N or `size` is 1); every item is kept.
+    If the last batch would hold a single item it is merged into the one before: batch norm cannot normalise one value
+    per channel. So no batch has one item, unless N or `size` is 1.
     """
     parts = items.split(size)
     if size > 1 and len(parts) > 1 and len(parts[-1]) == 1:

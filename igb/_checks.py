@@ -1,4 +1,4 @@
-"""Checks of values that a user gives, with messages that can stand alone on one line."""
+"""Checks of user input; each error message makes sense alone on one line."""
 
 import math
 import os
@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 
 class InputError(ValueError):
-    """A value, file or folder that igb cannot work with; one line names it and says what is right."""
+    """A value, file or folder that igb cannot work with; its one-line message names it and says what is expected."""
 
 
 def number(name: str, value: Any, *, at_least: float = -math.inf, at_most: float = math.inf) -> float:
@@ -31,7 +31,7 @@ def integer(name: str, value: object, *, at_least: int, at_most: float = math.in
 
 
 def seed(name: str, value: object) -> int:
-    """Return `value` if every random generator takes it as a seed; raise InputError otherwise."""
+    """Return `value` if every random generator accepts it as a seed; raise InputError otherwise."""
     return integer(name, value, at_least=0, at_most=2**32 - 1)
 
 
@@ -50,7 +50,7 @@ def choice(name: str, value: object, options: Iterable[str]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error on one line; its type where it has none."""
+    """The message of an error on one line, or its type if it has no message."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -65,7 +65,10 @@ def within(group: str) -> Iterator[None]:
 
 @contextmanager
 def one_line_exit() -> Iterator[None]:
-    """Exit with one line for bad input, and a traceback for all else; Hydra would only warn of a callback's error."""
+    """Exit with one line for bad input, and with a traceback for any other error.
+
+    Hydra would only log a warning for an error in a callback.
+    """
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Files and folders written so that what is there is always whole."""
+"""Writing files and folders so that no reader sees a partial one."""
 
 import itertools
 import os
@@ -8,13 +8,13 @@ from pathlib import Path
 
 from igb._checks import InputError
 
-NEEDED = 1 << 16  # bytes that a folder must have room for, lest the first lines of a run find the disk full
+NEEDED = 1 << 16  # bytes a folder must have room for, so that a full disk shows before a run starts
 
 
 def make_folder(folder: Path, *, exclusively: bool) -> Path:
-    """Make a folder that can be written, and return it; InputError if that cannot be.
+    """Make a folder, check that it is writable, and return it; InputError if it is not.
 
-    `exclusively` makes a new one, with a number at its end if the name is taken.
+    `exclusively` makes a new one, with a number appended if the name is taken.
     """
     wanted = folder
     for number in itertools.count(2):
@@ -35,7 +35,7 @@ def make_folder(folder: Path, *, exclusively: bool) -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a file to write to; when it is whole it takes the place of `path`, and if it does not become so it goes."""
+    """Yield a temporary path; rename it to `path` on success, delete it on error."""
     partial = path.with_name(f"{path.name}.partial")
     try:
         yield partial
@@ -48,7 +48,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk, lest a rename outlive what it names when a node is lost."""
+    """Flush a file or folder to the disk, so that a rename never survives a lost node without its data."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

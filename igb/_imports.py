@@ -1,4 +1,4 @@
-"""What makes the libraries that igb trains with quicker to import."""
+"""Faster imports of the libraries that igb trains with."""
 
 import gc
 import importlib
@@ -8,19 +8,19 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-LATE = "scipy.signal"  # takes a second or more
+LATE = "scipy.signal"  # takes a second or more to import
 
 
-class _Late(ModuleType):
-    """Stands for a module until something of it is used.
+class _LazyModule(ModuleType):
+    """A placeholder that imports the real module on first use.
 
-    torchmetrics imports scipy.signal in order to give it `hamming`, for a library that igb does not use.
+    torchmetrics imports scipy.signal only to set `hamming` on it, for a library that igb does not use.
     """
 
     hamming = None
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name != "__path__":  # what is asked of any module, used or not
+        if name.startswith("__") and name != "__path__":  # read from every module, used or not
             raise AttributeError(name)
         if sys.modules.get(LATE) is self:
             del sys.modules[LATE]
@@ -29,22 +29,22 @@ class _Late(ModuleType):
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
-    """Inside, imports leave out scipy.signal unless it is used, and the garbage collector rests.
+    """Inside, defer the import of scipy.signal until it is used, and pause the garbage collector.
 
-    It would go again and again through a million objects that stay for good; afterwards it passes them over. Where
-    torch is imported already, nothing is left to gain.
+    The collector would scan a million permanent objects again and again; afterwards it skips them. If torch is
+    imported already there is nothing to gain.
     """
     if "torch" in sys.modules:
         yield
         return
-    late, collects = _Late(LATE), gc.isenabled()
-    sys.modules.setdefault(LATE, late)
+    placeholder, was_enabled = _LazyModule(LATE), gc.isenabled()
+    sys.modules.setdefault(LATE, placeholder)
     gc.disable()
     try:
         yield
     finally:
-        if sys.modules.get(LATE) is late:
+        if sys.modules.get(LATE) is placeholder:
             del sys.modules[LATE]
-        if collects:
+        if was_enabled:
             gc.enable()
         gc.freeze()

@@ -1,4 +1,4 @@
-"""What igb's figures share: style, colours, and the bars of the initial probabilities. matplotlib alone."""
+"""Style, colours and bar charts that igb's figures share; the only plotting library is matplotlib."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,12 +12,12 @@ from matplotlib.patches import Patch
 
 Array = npt.NDArray[np.float64]
 
-# Paul Tol's "muted" scheme and black: ten colours that stay apart for colour-blind readers. The dashes of every
-# second one keep neighbours apart in print.
+# Paul Tol's "muted" scheme and black: ten colours that colour-blind readers can tell apart. Every second line is
+# dashed, so that neighbours differ in print too.
 COLOURS = (
     "#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499", "#000000",
 )  # fmt: skip
-# The same, lightened where they would be lost on a dark page.
+# The same, lightened where they would be hard to see on a dark page.
 DARK_COLOURS = (
     "#8F86E8", "#88CCEE", "#44AA99", "#4DB868", "#B9B94A", "#DDCC77", "#E58A97", "#D4609A", "#C67BC6", "#E8E8E8",
 )  # fmt: skip
@@ -27,10 +27,10 @@ STYLE: Any = {
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
     "hatch.linewidth": 0.8,
-    "pdf.fonttype": 42,  # text stays text
-    "text.parse_math": False,  # names are text from a user's disk
+    "pdf.fonttype": 42,  # embed text as text
+    "text.parse_math": False,  # a $ in a class name is not a formula
 }
-LONGEST_NAME, MOST_NAMES = 20, 20  # characters of a class's name, and classes that are named
+LONGEST_NAME, MOST_NAMES = 20, 20  # characters of a class name; classes that are labelled
 
 
 def initial(names: Sequence[str], own: Array, over_all: Array) -> Figure:
@@ -62,7 +62,7 @@ def _some(scheme: Sequence[str], classes: int, darkest: float) -> list[str]:
 
 
 def short_name(name: str) -> str:
-    """A class's name, cut where it would take the room of what is drawn."""
+    """A class's name, truncated to leave room for the plot."""
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
@@ -78,7 +78,7 @@ def bars(axes: Axes, names: Sequence[str], own: Array, over_all: Array) -> None:
 
 
 def bar_legend(figure: Figure) -> None:
-    """Say what the two bars are."""
+    """Add a legend that explains the two bars."""
     handles = [
         Patch(facecolor="0.35", label="over the images of the class"),
         Patch(facecolor="none", edgecolor="0.35", hatch="/////", label="over all images"),

@@ -1,4 +1,4 @@
-"""Settings of the process that arithmetic depends on: set by a run or a measurement, and put back after it."""
+"""Process-wide settings that arithmetic depends on: set by a run or a measurement, and restored after it."""
 
 import os
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ from igb._environment import GROUP, RANKS
 
 @contextmanager
 def restored_settings() -> Iterator[None]:
-    """Put back at the end what a run sets for the whole process.
+    """Restore on exit the settings that a run changes for the whole process.
 
-    That is threads, deterministic algorithms, TensorFloat-32, cuDNN's benchmarking, how this thread treats denormals,
-    and the variables of the environment that go with them.
+    These are threads, deterministic algorithms, TensorFloat-32, cuDNN's benchmarking, how this thread treats denormals,
+    and the environment variables that go with them.
     """
     names = ("CUBLAS_WORKSPACE_CONFIG", "PL_GLOBAL_SEED", "PL_SEED_WORKERS", *GROUP, *RANKS)
     variables = {name: os.environ.get(name) for name in names}
@@ -39,9 +39,9 @@ def restored_settings() -> Iterator[None]:
 
 @contextmanager
 def without_tf32() -> Iterator[None]:
-    """Inside, CUDA multiplies float32 numbers as such.
+    """Inside, CUDA multiplies in full float32.
 
-    TensorFloat-32 would round the factors of products to 10 bits: all of `exact`, and the head of `fast`.
+    TensorFloat-32 would round the factors of products to 10 bits, in all of `exact` and in the head of `fast`.
     """
     matmul, convolutions = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
@@ -55,8 +55,8 @@ def without_tf32() -> Iterator[None]:
 def flushed_denormals() -> Iterator[None]:
     """Inside, numbers below 1e-38 count as zero in this thread and in those it starts.
 
-    A trapped network's gradients fall below that, where a CPU is twenty times slower and no weight feels them. A
-    thread has this from the one that starts it, and making a network may already take several.
+    A trapped network's gradients fall below that. A CPU is twenty times slower on such numbers, and they are too small
+    to change a weight. A thread inherits the setting when it is started, and making a network may already start some.
     """
     before = _flushes_denormals()
     torch.set_flush_denormal(True)
@@ -67,5 +67,5 @@ def flushed_denormals() -> Iterator[None]:
 
 
 def _flushes_denormals() -> bool:
-    """Whether this thread counts denormals as zero; torch can set that, but does not say."""
+    """Whether this thread counts denormals as zero; torch can set this but not report it."""
     return float(torch.tensor([1e-30]).mul(1e-10)) == 0

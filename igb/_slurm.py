@@ -1,4 +1,4 @@
-"""What igb asks of SLURM: which jobs are alive, and to queue this one again."""
+"""What igb asks of SLURM: which jobs are alive, and to requeue this one."""
 
 import logging
 import os
@@ -7,7 +7,7 @@ import subprocess
 
 from igb._environment import number
 
-TURN = {"None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Cleaning"}  # reasons that pass
+TURN = {"None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Cleaning"}  # reasons that pass in time
 
 ENDED = {
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
@@ -18,25 +18,25 @@ log = logging.getLogger(__name__)
 
 
 class Job:
-    """A job, or a task of a job array, as `squeue` shows it: `id` is `12` or `12_3`, `comment` what it was given."""
+    """A job, or a task of a job array, as `squeue` shows it: `id` is `12` or `12_3`, `comment` its --comment."""
 
     def __init__(self, line: str) -> None:
         self.id, self.state, self.reason, self.comment = line.split("|", 3)
 
     @property
     def standing(self) -> str:
-        """Its state, and why it waits, where that is not its turn alone."""
-        waits = self.state == "PENDING" and self.reason not in TURN
-        return f"{self.state.lower()} ({self.reason})" if waits else self.state.lower()
+        """Its state, and why it is pending unless it only waits for its turn."""
+        is_stuck = self.state == "PENDING" and self.reason not in TURN
+        return f"{self.state.lower()} ({self.reason})" if is_stuck else self.state.lower()
 
     @property
     def index(self) -> int:
-        """Its place in its array; 0 for a job that is none."""
+        """Its index in its job array; 0 for a job outside an array."""
         return int(self.id.partition("_")[2] or 0)
 
 
 def own_job() -> str | None:
-    """The id of the job that submitit started this process in, if it did."""
+    """The id of the job that submitit started this process in; None if there is none."""
     if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
         return None
     array, task, job = (number(f"SLURM_{name}") for name in ("ARRAY_JOB_ID", "ARRAY_TASK_ID", "JOB_ID"))
@@ -54,14 +54,14 @@ def queue() -> list[Job]:
     """The user's jobs that have not ended; OSError or subprocess.SubprocessError if SLURM does not answer."""
     command = ["squeue", "--me", "--noheader", "--array", "--format", "%i|%T|%r|%k"]
     answer = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=60)
-    # A line that is not of this form is a message of SLURM's or of a wrapper around it.
+    # Any other line is a message from SLURM or from a wrapper around it.
     jobs = [Job(line) for line in answer.stdout.splitlines() if re.match(r"\d+(_\d+)?\|[^|]+\|[^|]*\|", line)]
-    # A job that is done with stays for some minutes under these; a requeued one is PENDING again.
+    # squeue still lists an ended job for some minutes; a requeued one is PENDING again.
     return [job for job in jobs if job.state not in ENDED]
 
 
 def queued() -> set[str]:
-    """The ids of those jobs; none where SLURM does not answer."""
+    """The ids of the jobs of `queue`; none if SLURM does not answer."""
     try:
         return {job.id for job in queue()}
     except (OSError, subprocess.SubprocessError):
@@ -69,7 +69,7 @@ def queued() -> set[str]:
 
 
 def requeue() -> None:
-    """Queue the job that this process is in once more, unless it was cancelled."""
+    """Requeue the job that this process runs in, unless it was cancelled."""
     job = own_job()
     assert job is not None
     try:
@@ -81,11 +81,11 @@ def requeue() -> None:
             check=True,
             timeout=60,
         )
-        log.info("job %s is queued again", job)
+        log.info("job %s is requeued", job)
     except (OSError, subprocess.SubprocessError) as error:
-        log.error("job %s could not be queued again (%s); the same igb command resumes the run", job, said(error))
+        log.error("job %s could not be requeued (%s); the same igb command resumes the run", job, said(error))
 
 
 def said(error: OSError | subprocess.SubprocessError) -> str:
-    """What a command of SLURM that failed had to say."""
+    """The error message of a SLURM command that failed, on one line."""
     return " ".join(str(getattr(error, "stderr", None) or error).split())

@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 
 class Parts(NamedTuple):
-    """What a config describes, its values checked; no image is read yet, and no weight drawn."""
+    """The parts that a config describes. Their values are checked; no image is read and no weight drawn yet."""
 
     data: ImageData
     make_network: Callable[[], nn.Module]
@@ -61,7 +61,7 @@ class Parts(NamedTuple):
 
 
 class OtherImagesError(InputError):
-    """The images are not those of the run that is to go on, which stays as it is."""
+    """The images are not those of the run to resume, which is left as it is."""
 
     status = None
 
@@ -82,13 +82,14 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> DictConfig
         return hydra.compose("config", [*searched, *overrides])
 
 
-def run(config: DictConfig, folder: Path) -> str:
+def run(config: DictConfig, folder: str | Path) -> str:
     """Carry out the run that `config` describes, leave its records in `folder`, and return its status.
 
     A folder that holds a part of the run is resumed from its last checkpoint; a finished one is left as it is.
-    Raises InputError for what cannot be worked with, before anything is written where that can be known, and
-    StoppedError if a signal stopped the run.
+    Raises InputError for bad input, before anything is written where that can be known by then, and StoppedError if a
+    signal stopped the run.
     """
+    folder = Path(folder)
     with restored_settings(), flushed_denormals():
         parts = build(config)
         identity.refuse_other(folder, config)
@@ -102,7 +103,7 @@ def run(config: DictConfig, folder: Path) -> str:
         except StoppedError as stopped:
             if parts.rank == 0 or not stopped.between_steps:
                 raise
-            return "interrupted"  # with the others, of which the first speaks for all
+            return "interrupted"  # the first process reports it for all
         if parts.rank == 0:
             checkpoints.prune(folder, keep=config.trainer.keep_checkpoint)
         return "completed"
@@ -165,9 +166,9 @@ def carry_out(parts: Parts, config: DictConfig, folder: Path, callbacks: Sequenc
             log.info("plan: %s probes of %s images, %s steps", *(f"{count:,}" for count in counts))
 
         trainer = parts.make_trainer(callbacks=[*ours, *callbacks])
-        if trainer.strategy.launcher is not None:  # which leaves the other processes alone when this one fails
+        if trainer.strategy.launcher is not None:  # it would leave the other processes running when this one fails
             atexit.register(trainer.strategy.launcher.kill, signal.SIGKILL)
-        threads = former.get("threads") if last else None  # of which the last bits depend
+        threads = former.get("threads") if last else None  # the last bits depend on their number
         compute = parts.compute.on(trainer.strategy.root_device, threads or _threads(parts.compute, limits.devices))
         pl.seed_everything(process_seed(config.seed, parts.rank), verbose=False)
         classifier = Classifier(parts.make_network(), losses, parts.make_optimizer, compute)
@@ -176,28 +177,28 @@ def carry_out(parts: Parts, config: DictConfig, folder: Path, callbacks: Sequenc
 
 
 def process_seed(seed: int, rank: int) -> int:
-    """The seed of a process of a run, from that of the run: the first has it, and the others are independent of all."""
+    """The seed of one process: that of the run for rank 0, and one independent of every other for any other rank."""
     if rank == 0:
         return seed
     return int(np.random.SeedSequence([seed, rank]).generate_state(1, np.uint32)[0])
 
 
 def _threads(compute: Compute, devices: int) -> int:
-    """The threads of a process: those of the config, or its part of the cores that the run may use."""
+    """The threads of a process: as in the config, or the cores of the run divided by its devices."""
     if compute.threads is not None:
         return compute.threads
-    share = 1 if slurm_tasks() == devices else devices  # a task of SLURM's has cores of its own
+    share = 1 if slurm_tasks() == devices else devices  # each task of SLURM has its own cores
     return max(1, min(ALL_THREADS, _slurm.cores() or ALL_THREADS) // share)
 
 
 def _drop(records: object) -> None:
-    """What a process other than the first does with its records."""
+    """Record nothing, as every process but the first."""
 
 
-def build(config: DictConfig, here: bool = True) -> Parts:
-    """Check every value of a config and make its parts; InputError names the first value that is not right.
+def build(config: DictConfig, on_this_machine: bool = True) -> Parts:
+    """Check every value of a config and make its parts; InputError names the first value that is wrong.
 
-    `here` is whether the run is to be on this machine, which then has to have the devices.
+    A run `on_this_machine` needs its devices; a job for a cluster is checked without them.
     """
     for key in ("seed", "init_seed", "data_seed"):
         _checks.seed(key, config[key])
@@ -209,7 +210,7 @@ def build(config: DictConfig, here: bool = True) -> Parts:
         _checks.boolean("keep_checkpoint", config.trainer.keep_checkpoint)
         _checks.number("checkpoint_minutes", config.trainer.checkpoint_minutes, at_least=0)
     make_trainer = functools.partial(_make, config, "trainer", without=("keep_checkpoint", "checkpoint_minutes"))
-    rank = make_trainer(**{} if here else {"accelerator": "cpu"}).global_rank
+    rank = make_trainer(**{} if on_this_machine else {"accelerator": "cpu"}).global_rank
     classes = len(data.class_names)
     smallest_shard = 2 if _has_batch_norm(OmegaConf.to_yaml(config.model, resolve=True), classes) else 1
     if data.batch_size < (needed := smallest_shard * config.trainer.devices):

@@ -1,7 +1,7 @@
-"""Initialisers: each sets weights of a network in place, drawing from torch's global generator in module order.
+"""Initialisers: each sets a network's weights in place, drawing from torch's global generator in module order.
 
-`build` seeds that generator, so weights depend on the seed alone. What an initialiser does not reach keeps what the
-network's own constructor drew, from the same seed.
+`build` seeds that generator, so weights depend on the seed alone. Parameters that an initialiser does not reach keep
+the values that the network's constructor drew from the same seed.
 """
 
 from collections.abc import Callable
@@ -17,16 +17,16 @@ Initializer = Callable[[nn.Module], None]
 def build(make_network: Callable[[], nn.Module], initialize: Initializer, seed: int) -> nn.Module:
     """Make a network on the CPU and initialise it from `seed`, leaving the random state as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # of the CPU alone, where weights are drawn
+        torch.default_generator.manual_seed(seed)  # the CPU generator only: weights are drawn there
         network = make_network()
-        # The initialiser's draws do not depend on how many the constructor took.
+        # Seeded again so that the initialiser's draws do not depend on how many the constructor made.
         torch.default_generator.manual_seed(seed)
         initialize(network)
     return network
 
 
 def own(network: nn.Module) -> None:
-    """What the network's constructor drew, untouched; it reaches no parameter."""
+    """Keep the weights that the network's constructor drew; it reaches no parameter."""
 
 
 def he(network: nn.Module) -> None:
@@ -51,8 +51,8 @@ def he(network: nn.Module) -> None:
 def torchvision(network: nn.Module) -> None:
     """The rule of torchvision's ResNets on every layer, the first convolution included.
 
-    Convolutions are Kaiming-normal with fan-out and gain sqrt(2). It reaches what `torch_default` does, which all else
-    is left to.
+    Convolutions are Kaiming-normal with fan-out and gain sqrt(2); all else is as in `torch_default`. It reaches the
+    same parameters.
     """
     torch_default(network)
     for layer in network.modules():
@@ -63,8 +63,8 @@ def torchvision(network: nn.Module) -> None:
 def replaced_conv1(network: nn.Module) -> None:
     """Torchvision's rule, but PyTorch's default on the first convolution.
 
-    What is left when the first convolution of a torchvision network is replaced by a fresh `nn.Conv2d`. It reaches
-    what `torchvision` does.
+    This is the result of replacing the first convolution of a torchvision network by a fresh `nn.Conv2d`. It reaches
+    the same parameters as `torchvision`.
     """
     torchvision(network)
     first = next((layer for layer in network.modules() if isinstance(layer, _ConvNd)), None)
@@ -73,7 +73,7 @@ def replaced_conv1(network: nn.Module) -> None:
 
 
 def torch_default(network: nn.Module) -> None:
-    """PyTorch's default of every layer: what its `reset_parameters` does.
+    """PyTorch's default for every layer, set by its `reset_parameters`.
 
     It reaches every layer that has that method, and `nn.MultiheadAttention`; parameters outside of such layers keep
     what the constructor drew.
@@ -81,7 +81,7 @@ def torch_default(network: nn.Module) -> None:
     for layer in network.modules():
         if callable(reset := getattr(layer, "reset_parameters", None)):
             reset()
-    for layer in network.modules():  # after the linear layers in them, of whose biases they zero some
+    for layer in network.modules():  # after the linear layers inside them: it zeroes some of their biases
         if isinstance(layer, nn.MultiheadAttention):
             layer._reset_parameters()
 

@@ -129,6 +129,7 @@ def test_a_named_sweep_grows_in_its_folders(command):
     assert len(list(Path("multirun/mine").glob("*/train.csv"))) == 4
 
 
+@pytest.mark.slow
 def test_a_longer_run_that_is_killed_is_not_taken_for_the_shorter(command):
     arguments = ["--multirun", *TINY, "seed=0,1", "name=mine", "probe=log"]
     assert command(*arguments, "trainer.max_steps=1")[0] == 0
@@ -383,6 +384,7 @@ def test_the_config_folder_of_a_user_is_importable(command):
     assert statuses(Path("multirun/mine"))[folder.name] == "completed"
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_config_and_the_plugin(tmp_path):
     build = in_new_process(
         sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT

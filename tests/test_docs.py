@@ -12,6 +12,7 @@ from tests.conftest import TINY, tiny_run
 from tests.helpers.pages import PAGES, ROOT, STAMP, blocks, commands, write_files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("page", "line"), [pytest.param(page, line, id=line) for page in PAGES for line in commands(page)]
 )

@@ -1,6 +1,5 @@
 """What an environment leaves behind reaches into no command of igb."""
 
-import json
 import os
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import pytest
 from igb import _slurm
 from igb._environment import drop_stale_variables, number, slurm_tasks
 from igb.folder.state import read
+from igb.sweeps.jobs import label_of
 from tests.conftest import TINY
 from tests.helpers.runs import made_run
 
@@ -126,6 +126,7 @@ def test_a_run_and_a_report_of_odd_variables_in_a_folder_of_modules(tmp_path):
     assert "p̄" in page
 
 
+@pytest.mark.slow
 def test_a_folder_without_a_home_is_named_where_one_is_needed(tmp_path):
     environment = {**os.environ, "HOME": "/proc/nowhere", "XDG_CACHE_HOME": ""}
     arguments = [*TINY, "data=cifar10", "trainer.max_steps=1", "hydra.run.dir=run"]
@@ -152,17 +153,13 @@ def test_a_mixture_of_options_is_refused(command, arguments, tmp_path):
     assert not list(tmp_path.rglob("run.json"))
 
 
-def test_a_job_is_named_by_what_is_swept(command, tmp_path):
-    status, output = command(
-        "--multirun", *TINY, "hydra/launcher=local", "trainer.max_steps=1", "probe.images=10", "name=mine",
-        "seed=0,1", "model._target_=tests.helpers.networks.Tiny,tests.helpers.networks.Killed",
-    )  # fmt: skip
+def test_a_job_is_named_by_what_is_swept(command):
+    options = ["hydra/launcher=local", "probe.images=10", "name=mine", "seed=0,1"]
+    status, output = command("--multirun", *TINY, *options, "model._target_=tests.helpers.networks.Killed")
     assert status == 1
-    started = sorted(line for line in output.splitlines() if line.startswith("igb: started"))
-    networks = [f"model._target_=tests.helpers.networks.{name}" for name in ("Killed", "Tiny")]
-    names = [f"{network}, seed={seed}" for network in networks for seed in (0, 1)]
-    assert sorted(started) == sorted(f"igb: started {name}" for name in names)
-    failed = [line.partition(": killed")[0] for line in output.splitlines() if line.startswith("igb: failed")]
-    assert failed == [f"igb: failed: {name}" for name in names if "Killed" in name]
-    assert len(list((tmp_path / "multirun" / "mine").glob("*/run.json"))) == 4
-    assert json.loads((tmp_path / "multirun" / "mine" / "sweep.json").read_text())[0].startswith("compute.threads=1")
+    for seed in (0, 1):
+        assert f"igb: started seed={seed}\n" in output
+        assert f"igb: ended seed={seed}\n" in output
+        assert f"igb: failed: seed={seed}: killed by SIGKILL; see multirun/mine/" in output
+    label = label_of(["loss=bl", "optimizer.lr=0.1", "+model.x=2", "seed=1"], {"loss", "seed", "model.x"})
+    assert label == "loss=bl, +model.x=2, seed=1"

@@ -8,31 +8,31 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from igb.compute.cpu import products
 
-CALIBRATION = 256  # images whose mean input is near enough to that of all
+CALIBRATION = 256  # images that are enough to estimate the mean input
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)  # the same in evaluation mode
 PARTS = (nn.Sequential, BasicBlock, Bottleneck, nn.ReLU, nn.Conv2d, *NORMS)
 
 
 @torch.no_grad()
 def fold(network: nn.Module, dtype: torch.dtype, images: Tensor) -> nn.Module | None:
-    """A network's twin in evaluation mode, from its present weights, computing in `dtype` and its head in float32.
+    """A copy of a network in evaluation mode, from its current weights, that computes in `dtype`, its head in float32.
 
-    It is made for the size of `images` [N, I, H, W]; some 256 do to correct what rounding the weights shifts.
-    None if the network is not torchvision's ResNet, of layers that the twin knows.
+    It is made for the size of `images` [N, I, H, W]; about 256 are enough to correct the shift from rounded weights.
+    None if the network is not torchvision's ResNet or has layers that cannot be folded.
     """
-    if type(network) is not ResNet or images.device.type == "mps":  # which lacks the float64 of the scales
+    if type(network) is not ResNet or images.device.type == "mps":  # MPS lacks float64, which the scales need
         return None
     layer_names = ("conv1", "bn1", "relu", "layer1", "layer2", "layer3", "layer4")
     parts = [part for name in layer_names for part in network.get_submodule(name).modules()]
     if not all(map(_is_known, parts)):
         return None
-    twin = FoldedResNet(network, dtype)
-    twin(images[:1] if dtype == images.dtype else images)
-    return twin
+    folded = FoldedResNet(network, dtype)
+    folded(images[:1] if dtype == images.dtype else images)
+    return folded
 
 
 def _is_known(part: nn.Module) -> bool:
-    """Whether a part of a ResNet is exactly what torchvision makes it of, options included."""
+    """Whether a part of a ResNet is exactly as torchvision makes it, options included."""
     if isinstance(part, nn.Conv2d):
         numeric_padding = part.padding_mode == "zeros" and not isinstance(part.padding, str)
         known = numeric_padding and part.bias is None and part.groups == 1 and part.dilation == (1, 1)
@@ -82,7 +82,7 @@ class FoldedBlock(nn.Module):
             self.downsample = FoldedConvolution(layer, norm, dtype)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """The block's feature maps [N, H', W', O], which may take the place of `maps`."""
+        """The block's feature maps [N, H', W', O], which may overwrite `maps`."""
         shortcut = maps if self.downsample is None else self.downsample(maps, relu=False)
         *others, last = self.layers
         for layer in others:
@@ -95,11 +95,11 @@ class FoldedConvolution(nn.Module):
     """A convolution and the batch norm after it, in evaluation mode, on maps [N, H, W, C] in the precision `dtype`.
 
     BN(w * x) = (s w) * x + (b - s m) with s = g / sqrt(v + e), from batch norm's weight g, bias b, running mean m,
-    running variance v and epsilon e. The first maps fix the form of the product, by their size, and the bias:
+    running variance v and epsilon e. The size of the first maps fixes the form of the product, and their mean the bias.
 
-    rounding s w to bfloat16 would shift all images alike, by the rounding error times what their inputs have in common,
-    in a biased network nearly everything, and just what p̄ shows. So the bias takes up the shift of their mean ("bias
-    correction", M. Nagel et al., arXiv 1906.04721, section 4.2).
+    Rounding s w to bfloat16 would shift all images alike, by the rounding error times what their inputs have in common.
+    In a biased network that is nearly everything, and just what p̄ shows. So the bias is corrected by the shift of their
+    mean ("bias correction", M. Nagel et al., arXiv 1906.04721, section 4.2).
     """
 
     def __init__(self, layer: nn.Conv2d, norm: nn.BatchNorm2d, dtype: torch.dtype) -> None:
@@ -108,7 +108,7 @@ class FoldedConvolution(nn.Module):
         self.window: products.Window | None = None
 
     def forward(self, maps: Tensor, shortcut: Tensor | None = None, relu: bool = True) -> Tensor:
-        """The normalised feature maps [N, H', W', O], plus `shortcut`, whose place they may take, after the ReLU."""
+        """The normalised feature maps [N, H', W', O], plus `shortcut`, which they may overwrite, after the ReLU."""
         if self.window is None:
             self._prepare(maps)
         assert self.window is not None
@@ -141,12 +141,12 @@ class FoldedConvolution(nn.Module):
 
 
 def _product(rows: Tensor, matrix: Tensor, bias: Tensor, shortcut: Tensor | None, relu: bool) -> Tensor:
-    """relu(rows @ matrix.T + bias + shortcut); the sum may take the place of the shortcut."""
+    """relu(rows @ matrix.T + bias + shortcut); the sum may overwrite the shortcut."""
     if rows.dtype != torch.bfloat16:
-        if shortcut is not None:  # the product is added to it as it comes, which saves a pass over the maps
+        if shortcut is not None:  # addmm_ adds in place, which saves a pass over the maps
             return _finish(shortcut.addmm_(rows, matrix.T), bias, relu)
     elif shortcut is None:
-        # The product behind F.linear, which takes the ReLU while a tile is hot; its form with a shortcut is slower.
+        # The kernel of F.linear applies the ReLU while a tile is in cache; its variant with a shortcut is slower.
         return torch.ops.mkldnn._linear_pointwise(rows, matrix, bias, "relu" if relu else "none", [], "")
     return _finish(F.linear(rows, matrix, bias), shortcut, relu)
 

@@ -1,4 +1,4 @@
-"""The `compute` config group: in which precision, and with how many threads, a network is trained and measured."""
+"""The `compute` config group: the precision and the number of threads for training and measuring a network."""
 
 import contextlib
 import logging
@@ -18,7 +18,7 @@ from igb.compute.cpu.batch_norm import batch_norm
 from igb.compute.folding import fold
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-ALL_THREADS = torch.get_num_threads()  # torch's own choice, before a job of a sweep made another
+ALL_THREADS = torch.get_num_threads()  # torch's own choice, read before a job of a sweep changes it
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class Compute:
     Args:
         precision: `float32` (the config `exact`), or `bfloat16` (`fast`) for convolutions and the maps between them,
             with float32 weights, batch statistics, fully connected layers of features [N, K], and loss.
-        threads: of a CPU that torch uses; None for its own choice, in a run the cores it may use over its devices.
+        threads: CPU threads for torch; None for its own choice, in a run the available cores divided by the devices.
     """
 
     def __init__(self, precision: str = "float32", threads: int | None = None) -> None:
@@ -37,7 +37,7 @@ class Compute:
         self.threads = None if threads is None else _checks.integer("threads", threads, at_least=1)
 
     def on(self, device: torch.device, threads: int) -> "Compute":
-        """The same on a device, with a number of threads; where that lacks bfloat16, say so and compute in float32."""
+        """The same for a device and a number of threads; float32, with a warning, if the device lacks bfloat16."""
         precision = self.precision
         if precision == "bfloat16" and not has_bfloat16(device):
             log.warning("compute=fast needs AVX-512 BF16, AMX or a CUDA card with bfloat16; this run is compute=exact")
@@ -45,20 +45,20 @@ class Compute:
         return Compute(precision, threads)
 
     def set_up(self, device: torch.device) -> None:
-        """Set the process up to compute on `device`; `restored_settings` puts back what this changes."""
+        """Set up the process to compute on `device`; `restored_settings` undoes this."""
         torch.set_num_threads(self.threads or ALL_THREADS)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         exact = self.precision == "float32"
         torch.backends.cudnn.benchmark = not exact
-        # Operations on a CPU give the same bits each time anyway. cuBLAS reads the variable when it is first used.
+        # CPU operations are deterministic anyway. cuBLAS reads the variable when it is first used.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(exact and device.type == "cuda")
 
     @contextlib.contextmanager
     def applied(self, device: torch.device) -> Iterator[None]:
-        """Inside, torch's functions on `device` compute in this mode; gradients of what was made inside do too.
+        """Inside, torch's functions on `device` compute in this mode, and so do later gradients of their results.
 
-        On CUDA `exact` is what torch does, and none of its functions is intercepted.
+        On CUDA `exact` is what torch does anyway, so none of its functions is intercepted.
         """
         dtype = PRECISIONS[self.precision]
         if dtype != torch.float32:
@@ -71,17 +71,17 @@ class Compute:
                 yield
 
     def fold(self, network: nn.Module, images: Tensor) -> nn.Module | None:
-        """The network's twin in evaluation mode with batch norm folded, or None if it has none; see `compute.fold`."""
+        """A copy of the network in evaluation mode with batch norm folded, or None; see `compute.fold`."""
         return fold(network, PRECISIONS[self.precision], images)
 
 
 def channels_last(network: nn.Module) -> nn.Module:
-    """Torchvision's ResNet in the layout that the products want; any other network as it is, for its code may mind."""
+    """Put torchvision's ResNet in channels-last layout; leave others, whose code may rely on theirs."""
     return network.to(memory_format=torch.channels_last) if type(network) is ResNet else network
 
 
 class _Rewrites(TorchFunctionMode):
-    """Takes the place of the functions of torch that igb computes otherwise, whichever network calls them."""
+    """Replaces the torch functions that igb computes in its own way, whichever network calls them."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class _Rewrites(TorchFunctionMode):
     ) -> Tensor:
         """`torch.nn.functional.conv2d`."""
         plain = groups == 1 and _pair(dilation) == (1, 1) and not isinstance(padding, str) and images.ndim == 4
-        # In another layout the products would need copies, and the network's code may count on its own.
+        # In another layout the products would need copies, and the network's code may rely on that layout.
         if plain and _is_channels_last(images):
             if self.dtype != torch.float32:
                 images = images.to(self.dtype)
@@ -119,7 +119,7 @@ class _Rewrites(TorchFunctionMode):
             if form != "direct":
                 maps = products.convolve(images, weight, window, form)
                 maps = maps if bias is None else maps + bias.to(maps.dtype)[:, None, None]
-                return maps.contiguous() if images.is_contiguous() else maps  # one pixel or channel is in both layouts
+                return maps.contiguous() if images.is_contiguous() else maps  # one pixel or one channel fits both
         return F.conv2d(images, weight, bias, stride, padding, dilation, groups)
 
 
@@ -150,7 +150,7 @@ def _linear(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
 def _is_channels_last(images: Tensor) -> bool:
     try:
         return images.is_contiguous(memory_format=torch.channels_last)
-    except RuntimeError:  # inside torch.func.vmap, which does not say
+    except RuntimeError:  # inside torch.func.vmap, which cannot tell
         return False
 
 

@@ -1,4 +1,4 @@
-"""Decoded images kept on disk, as long as the files they come from stay the same."""
+"""A cache of decoded images on disk, valid until the files they come from change."""
 
 import contextlib
 import hashlib
@@ -25,16 +25,16 @@ log = logging.getLogger(__name__)
 def cached(
     decode: Callable[[], Images], files: Sequence[str | Path], source: type, options: Mapping[str, object], folder: Path
 ) -> Images:
-    """The images that `decode` gives, from the cache if no file changed since.
+    """The images that `decode` returns, from the cache if no file has changed since.
 
-    Processes that start at once decode once.
+    If several processes start together, one decodes and the others wait.
 
     Args:
         decode: reads every image.
-        files: that the images come from.
+        files: the files that the images come from.
         source: the class of the source, whose code is part of what the images depend on.
-        options: of the source, that the images depend on.
-        folder: of the cache; InputError if it cannot be written.
+        options: the options of the source that the images depend on.
+        folder: the cache's folder; InputError if it cannot be written.
     """
     kind = source.__name__.lower()
     key = f"{source.__module__} {sorted((name, str(value)) for name, value in options.items())}"
@@ -48,8 +48,8 @@ def cached(
             raise InputError(f"cache_dir={folder} cannot be written ({error})") from error
         try:
             stack.enter_context(filelock.FileLock(lock))
-        except (OSError, NotImplementedError) as error:  # of a file system without locks
-            log.warning("%s cannot be locked (%s); runs that start at once each decode the images", lock, error)
+        except (OSError, NotImplementedError) as error:  # a file system without locks
+            log.warning("%s cannot be locked (%s); runs that start together each decode the images", lock, error)
         fingerprint = _fingerprint(source, files)
         found = _read_cache(cache, fingerprint)
         if found is None:
@@ -61,7 +61,7 @@ def cached(
 def _fingerprint(source: type, files: Sequence[str | Path]) -> str:
     """A hash that changes with the code of the source, and the path, size or time of any of the files."""
     digest = hashlib.sha256(inspect.getsource(images).encode())
-    with contextlib.suppress(OSError, TypeError):  # of a class without a file, as in a notebook
+    with contextlib.suppress(OSError, TypeError):  # a class without a file, as in a notebook
         digest.update(inspect.getsource(source).encode())
     for file in files:
         try:
@@ -73,7 +73,7 @@ def _fingerprint(source: type, files: Sequence[str | Path]) -> str:
 
 
 def _read_cache(cache: Path, fingerprint: str) -> Images | None:
-    """The images kept in `cache`, or None where there are none, they are stale, or the file is damaged."""
+    """The images in `cache`, or None if it is missing, stale or damaged."""
     damage = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
     with contextlib.suppress(*damage), open(cache, "rb") as stream, np.load(stream) as arrays:
         if str(arrays["fingerprint"]) == fingerprint:

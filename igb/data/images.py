@@ -1,4 +1,4 @@
-"""Decoded images: what a source gives, and how one image is made gray and resized."""
+"""Decoded images: what a source returns, and the conversion of one image to gray and to size."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,8 +26,8 @@ FITS = ("stretch", "crop")
 def grayscale(image: Image.Image, size: int, fit: str = "stretch") -> np.ndarray:
     """One image as uint8 [size, size]: ITU-R 601 luma as `PIL.Image.convert("L")` gives it, then resized (bilinear).
 
-    It is turned as its EXIF orientation says, and what is transparent is laid over black. An image that is not square
-    is stretched, or cropped to the largest square in its middle (`fit`).
+    It is rotated by its EXIF orientation, and transparent parts are laid over black. An image that is not square is
+    stretched, or cropped to the largest square in its middle (`fit`).
     """
     if image.mode.startswith(("I", "F")):  # PIL would clip, not scale
         raise ValueError(f"pixels of more than 8 bits, mode {image.mode}; convert it to 8 bits")
@@ -43,16 +43,16 @@ def grayscale(image: Image.Image, size: int, fit: str = "stretch") -> np.ndarray
 
 
 def check_class_names(names: Sequence[str]) -> None:
-    """Raise InputError for a name that no file of a run could hold."""
+    """Raise InputError for a name that cannot be written to a file."""
     for name in names:
         try:
             name.encode()
         except UnicodeEncodeError as error:
-            raise InputError(f"class_names: {name!a} is no valid UTF-8; rename it") from error
+            raise InputError(f"class_names: {name!a} is not valid UTF-8; rename it") from error
 
 
 def check_split(split: str, images: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:
-    """Raise InputError unless the images and labels that a source decoded are what it promised."""
+    """Raise InputError unless the images and labels from a source have the right types, shapes and classes."""
     if images.ndim != 3 or images.dtype != np.uint8 or len(images) == 0:
         raise InputError(f"decode: {split} images must be uint8 [N, H, W]; they are {images.dtype} {images.shape}")
     if labels.shape != images.shape[:1] or labels.dtype != np.int64:
@@ -61,7 +61,7 @@ def check_split(split: str, images: np.ndarray, labels: np.ndarray, class_names:
         )
     present, classes = set(labels.tolist()), range(len(class_names))
     if not present <= set(classes):
-        raise InputError(f"decode: {split} labels must lie from 0 to {len(classes) - 1}, one less than the class names")
+        raise InputError(f"decode: {split} labels must lie from 0 to {len(classes) - 1} for {len(classes)} class names")
     for k in sorted(set(classes) - present):
         raise InputError(f"class_names: the {split} split has no image of class {class_names[k]!r}")
 

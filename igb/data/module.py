@@ -1,4 +1,4 @@
-"""Grayscale images held in memory as one uint8 tensor and served as batches of it."""
+"""Grayscale images held in memory as uint8 tensors and served in batches."""
 
 import hashlib
 from abc import abstractmethod
@@ -20,22 +20,23 @@ from igb.data.images import Images, check_class_names, check_split
 from igb.data.order import Batch, EpochSampler, Shards
 from igb.data.scaling import SCALINGS, affine
 
-SERVING = {"batch_size", "scaling", "seed", "cache_dir", "trainer"}  # options that leave the decoded images as they are
+SERVING = {"batch_size", "scaling", "seed", "cache_dir", "trainer"}  # options that do not change the decoded images
 
 
 class ImageData(pl.LightningDataModule):
-    """A data set of grayscale images in memory; a batch is an index into it, converted and scaled as a whole.
+    """A data set of grayscale images in memory; each batch is indexed, converted and scaled at once.
 
     A subclass sets `class_names` in its constructor (cheaply, so that a sweep can be checked before it starts) and
-    gives `decode`, and `files` where decoding is worth keeping.
+    implements `decode`, and `files` if the decoded images are to be cached.
 
     Args:
         image_size: height and width of the images, in pixels.
-        batch_size: images in a training batch; a last batch of one image joins the one before it.
+        batch_size: images in a training batch. If the last batch would hold a single image it is merged into the one
+            before: batch norm cannot normalise one sample.
         scaling: `standard` to mean 0 and standard deviation 1 over the training set, `unit` to [0, 1],
             `symmetric` to [-1, 1], `raw` to [0, 255].
-        seed: with the epoch, it alone decides the order of the training images.
-        cache_dir: where decoded images are kept; the user's cache folder unless given.
+        seed: it and the epoch alone decide the order of the training images.
+        cache_dir: where decoded images are cached; by default the user's cache folder.
     """
 
     class_names: Sequence[str]
@@ -61,14 +62,14 @@ class ImageData(pl.LightningDataModule):
 
     @abstractmethod
     def decode(self) -> Images:
-        """Read every image; raise InputError that names the file where one cannot be read."""
+        """Read every image; raise an InputError that names the file if one cannot be read."""
 
     def files(self) -> Sequence[str | Path]:
-        """The files the images come from; the decoded images are kept until one of them changes. No file: not kept."""
+        """The files the images come from; decoded images are cached until one changes. Unless overridden, no cache."""
         return []
 
     def setup(self, stage: str | None = None) -> None:
-        """Load the images, from the cache where it is fresh. Called by Lightning too; loads once."""
+        """Load the images once, from the cache if it is up to date. Lightning calls this too."""
         if hasattr(self, "train_images"):
             return
         check_class_names(self.class_names)
@@ -87,7 +88,7 @@ class ImageData(pl.LightningDataModule):
         return len(self._sampler)
 
     def digest(self) -> str:
-        """A hash of the decoded images and labels of both splits, which is the same wherever they lie."""
+        """A hash of the decoded images and labels of both splits, independent of where they are stored."""
         found = hashlib.sha256()
         for name in (field.name for field in fields(Images)):
             array = getattr(self, name).numpy()
@@ -126,11 +127,11 @@ class ImageData(pl.LightningDataModule):
         )
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Scale a batch, which is bytes, on the device."""
+        """Scale a batch of uint8 images on the device."""
         return batch._replace(images=self.scale(batch.images))
 
     def _images(self) -> Images:
-        """The decoded images, kept in the cache where decoding is worth it."""
+        """The decoded images, cached if the source overrides `files`."""
         if type(self).files is ImageData.files:
             return self.decode()
         options = {name: value for name, value in vars(self).items() if name not in SERVING and name[0] != "_"}

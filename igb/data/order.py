@@ -20,7 +20,7 @@ class Batch(NamedTuple):
 
 
 class Shards(Dataset[Batch]):
-    """What one of several processes sees of a data set whose items are batches: shards differ by one image at most."""
+    """A data set whose items are one process's shards of the batches; shards differ by one image at most."""
 
     def __init__(self, images: Tensor, labels: Tensor, rank: int, processes: int) -> None:
         self.images, self.labels, self.rank, self.processes = images, labels, rank, processes
@@ -39,11 +39,11 @@ class EpochSampler(Sampler[Tensor]):
         self.device = torch.device("cpu")
 
     def start_at(self, epoch: int, batch: int) -> None:
-        """Choose the epoch, counted from 0, and the batch in it that comes next."""
+        """Set the epoch, counted from 0, and the next batch in it."""
         self.epoch, self.skipped = epoch, batch
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, counted from 0, whose batches come next; Lightning calls it."""
+        """Set the epoch, counted from 0, and start with its first batch; Lightning calls this."""
         self.start_at(epoch, 0)
 
     def __len__(self) -> int:

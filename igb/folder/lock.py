@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 class Lock:
-    """The right to write in a folder, which ends with the process that holds it."""
+    """The lock of a folder; it ends with the process that holds it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -19,9 +19,9 @@ class Lock:
         self._lock = filelock.FileLock(folder / ".lock")
 
     def acquire(self) -> None:
-        """Take the folder; InputError if another process has it."""
+        """Lock the folder; InputError if another process holds it."""
         try:
-            self._lock.acquire(timeout=1)  # who looks whether it is held has it for a moment
+            self._lock.acquire(timeout=1)  # `in_use` holds it for a moment
         except filelock.Timeout as error:
             raise InputError(f"another process is writing to {self.folder}") from error
         except (OSError, NotImplementedError) as error:
@@ -29,13 +29,13 @@ class Lock:
         self.held = True
 
     def release(self) -> None:
-        """Give it back."""
+        """Unlock the folder."""
         self._lock.release()
         self.held = False
 
 
 def in_use(folder: Path) -> bool:
-    """Whether a process holds the folder's lock; taken to be so where this user may not ask."""
+    """Whether a process holds the folder's lock; assumed where this user may not look."""
     if not (folder / ".lock").exists():
         return False
     lock = filelock.FileLock(folder / ".lock")

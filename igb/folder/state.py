@@ -1,4 +1,4 @@
-"""How a run stands: run.json, which is read by whoever would write in a folder, and written by the run itself."""
+"""run.json: the status of a run, written by the run and read by everyone else."""
 
 import datetime
 import json
@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 
 
 class RunState:
-    """run.json of a run that goes on; as a context manager it takes the folder's lock and settles how the run ended.
+    """run.json of a running run; as a context manager it holds the folder's lock and writes how the run ended.
 
-    An exception's `status` is that of the run it ends: what it lacks is `failed`, and None leaves the run as it was.
+    The `status` of an exception becomes that of the run: `failed` if it has none; None leaves it as before.
 
     Args:
         folder: of the run; made if there is none. InputError if it cannot be written.
@@ -86,21 +86,21 @@ class RunState:
         log.info("%s: %s", status if status != "diverged" else f"diverged ({error})", self.folder)
 
     def update(self, **entries: Any) -> None:
-        """Write more of what is known."""
+        """Add entries and write run.json."""
         self.entries |= entries
         self._write("running")
 
     def keep(self, **entries: Any) -> None:
-        """Have more to write when run.json is written next."""
+        """Add entries, to be written with the next ones."""
         self.entries |= entries
 
     def resume(self, step: int, seconds: float) -> None:
-        """Go on from a checkpoint that was written after `step` steps and so many seconds."""
+        """Note that the run resumes from a checkpoint after `step` steps and so many seconds."""
         self._seconds_before = seconds
         self.entries["resumed"] = [*self.former.get("resumed", []), step]
 
     def start_anew(self) -> None:
-        """Drop what an earlier start, whose checkpoints are lost, said of its course."""
+        """Forget how an earlier start went: its checkpoints are lost."""
         self.entries["schema"] = SCHEMA
         for name in ("resumed", "checkpoint_seconds"):
             self.entries.pop(name, None)
@@ -117,10 +117,10 @@ class RunState:
 
 
 def current_status(folder: Path, entries: dict[str, Any], queued: Callable[[], set[str]]) -> str:
-    """How the run with this run.json stands: who says `running` but is no more was interrupted.
+    """The status of the run with this run.json; a dead one that says `running` was interrupted.
 
-    It runs while a process holds the folder's lock, or, where a lock is not seen from another machine, while its job is
-    among those that `queued` gives, such as `_slurm.queued`.
+    A run is alive while a process holds its folder's lock, or while its job is among those that `queued` gives, such as
+    `_slurm.queued`: a lock may not be seen from another machine.
     """
     recorded = str(entries["status"])
     if recorded != "running" or in_use(folder) or entries.get("slurm_job") in queued():
@@ -153,14 +153,14 @@ def refuse_foreign(folder: Path) -> None:
 
 
 def plan(sweep: Path, names: Sequence[str]) -> None:
-    """Keep the names of a sweep's runs in its folder, beside those of an earlier command."""
+    """Write the names of a sweep's runs to its folder, after those of earlier commands."""
     with replacing(sweep / PLAN) as partial:
         text = json.dumps(list(dict.fromkeys([*planned(sweep), *names])), indent=1)
         partial.write_text(text + "\n", encoding="utf-8")
 
 
 def planned(sweep: Path) -> list[str]:
-    """The names of the runs that a sweep has, or is to have."""
+    """The names of the runs of a sweep, also of those not begun."""
     try:
         names: list[str] = json.loads((sweep / PLAN).read_text(encoding="utf-8"))
     except FileNotFoundError:

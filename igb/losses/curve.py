@@ -22,7 +22,7 @@ def loss_curve(loss: TrueClassLoss, probabilities: Tensor) -> tuple[Tensor, Tens
 def curve_points(loss: TrueClassLoss) -> Tensor:
     """Where to draw a loss: float64 [N] of p_y ascending from 1e-6 to 1, a hundred to a decade.
 
-    Where the gradient changes its sign or becomes zero there are two more, to both sides of that place.
+    Two more enclose each place where the gradient changes sign or becomes zero.
     """
     points = torch.logspace(-6, 0, 601, dtype=torch.float64)
     sign = loss_curve(loss, points)[1].sign()

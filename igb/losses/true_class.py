@@ -18,7 +18,8 @@ from igb._checks import InputError
 class TrueClassLoss(nn.Module, ABC):
     """A loss that depends on the logits through log p_y alone.
 
-    A subclass gives `of_log_probability`. The log-softmax is taken inside, in float32 or wider, so p_y may underflow.
+    A subclass implements `of_log_probability`. The log-softmax is computed inside, in float32 or wider, so p_y may
+    underflow.
     """
 
     @abstractmethod
@@ -50,8 +51,8 @@ class CrossEntropy(TrueClassLoss):
 class BlurryLoss(TrueClassLoss):
     """Blurry loss, -p_y^gamma log p_y (equation 2).
 
-    As written, p_y^gamma takes part in the gradient, which points away from the true class where
-    p_y < e^(-1/gamma). With `detach_weight` it is a constant for the gradient, as in many focal-loss
+    As written, the gradient includes that of p_y^gamma and points away from the true class where
+    p_y < e^(-1/gamma). With `detach_weight`, p_y^gamma is a constant for the gradient, as in many focal-loss
     implementations. gamma is a finite number of at least 0; at 0 the loss is cross-entropy.
     """
 
@@ -73,9 +74,9 @@ class BlurryLoss(TrueClassLoss):
 class PiecewiseZeroLoss(TrueClassLoss):
     """Piecewise-zero loss: 0 where p_y <= c, -log p_y above (equation 3); c = `cutoff` lies in [0, 1].
 
-    The boundary p_y = c is dead: no loss and no gradient. Four units in the last place of log p_y count as on it, so
-    that rounding never brings to life a network whose outputs are uniform over 1/c classes. At c = 0 the loss
-    is cross-entropy, since p_y > 0 for finite logits.
+    The boundary p_y = c is dead: no loss and no gradient. Up to four units in the last place of log p_y above it count
+    as on it, so that rounding never gives a gradient to a network with uniform outputs over 1/c classes. At c = 0 the
+    loss is cross-entropy, since p_y > 0 for finite logits.
     """
 
     def __init__(self, cutoff: float = 0.1) -> None:
@@ -97,13 +98,13 @@ class PiecewiseZeroLoss(TrueClassLoss):
 
 
 def _check_target(logits: Tensor, target: Tensor) -> None:
-    """Raise InputError unless targets are a class for each sample."""
+    """Raise InputError unless `target` is a class for each sample."""
     if target.is_floating_point() or target.ndim != 1 or logits.ndim != 2 or len(target) != len(logits):
         raise InputError(
             f"target must be whole numbers [N], a class for each sample of logits [N, C]; it is {target.dtype} "
             f"{list(target.shape)} with logits {list(logits.shape)}"
         )
-    # On a GPU to look would wait for it; there torch itself stops at a class that is none.
+    # Not on a GPU: the check would wait for it, and torch itself stops at an invalid class.
     if target.device.type == "cpu" and len(target):
         least, most = int(target.min()), int(target.max())
         if least < 0 or most >= logits.shape[1]:

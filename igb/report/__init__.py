@@ -24,7 +24,7 @@ OPTIONAL = (
     "settings.csv", "runs.csv", "runs.parquet", "loss_landscape.png", "loss_landscape.pdf", "regime_map.png",
     "regime_map.pdf",
 )  # fmt: skip
-MOST_PANELS = 40  # of a figure on paper; the page has all
+MOST_PANELS = 40  # in a figure file; the page has all
 
 
 def write(
@@ -40,15 +40,15 @@ def write(
 
     Args:
         folders: runs and sweeps.
-        output: where to; `report` in the first of the folders unless given.
-        align: over seeds, take classes together by their number (`class`) or by their rank in the initial guess
-            fraction of their own run (`favoured`); by rank unless given, if the seeds of a setting favour different
+        output: the folder to write to; by default `report` in the first of `folders`.
+        align: how to match classes over seeds: by their number (`class`) or by their rank in the initial guess
+            fraction of their own run (`favoured`); by default by rank if the seeds of a setting favour different
             classes.
-        threshold: dominance under which a run has escaped.
-        csv: write the table of `load_runs` as runs.csv too.
-        parquet: write it as runs.parquet.
+        threshold: dominance below which a run has escaped.
+        csv: also write the table of `load_runs` as runs.csv.
+        parquet: also write it as runs.parquet.
 
-    Raises InputError where there is nothing to show or the folder cannot be written.
+    Raises InputError if there is nothing to show or the folder cannot be written.
     """
     if align is not None:
         _checks.choice("align", align, ALIGNMENTS)
@@ -59,7 +59,7 @@ def write(
     summary = summarize(runs, threshold)
     notes = [f"left out: {reason}" for reason in left_out + others] + _notes(runs, shown, threshold)
     if len(shown) > MOST_PANELS:
-        notes.append(f"the figures have the first {MOST_PANELS} of {len(shown)} settings; the page has all")
+        notes.append(f"the figures show the first {MOST_PANELS} of {len(shown)} settings; the page shows all")
     if len(swept(runs)) > 1 and not maps:
         notes.append(f"there is no regime map: {', '.join(swept(runs))} were not swept over a grid")
     of_settings = summarize_settings(runs, threshold)
@@ -73,7 +73,7 @@ def write(
     on_paper = shown[:MOST_PANELS]
     output = make_folder(output if output is not None else folders[0] / "report", exclusively=False)
     try:
-        for name in OPTIONAL:  # of an earlier report
+        for name in OPTIONAL:  # left by an earlier report
             (output / name).unlink(missing_ok=True)
         figures.save(figures.figure1(on_paper), output / "figure1")
         figures.save(figures.over_training(on_paper, figures.FIGURE_2), output / "figure2")
@@ -105,11 +105,11 @@ def write(
 
 
 def _of_the_same_classes(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
-    """Those runs whose classes most have, and a line for each other."""
+    """The runs with the most common list of classes, and a line for each of the others."""
     most = Counter(tuple(run.class_names) for run in runs).most_common(1)[0][0]
     kept = [run for run in runs if tuple(run.class_names) == most]
     others = [
-        f"{run.folder}: its {len(run.class_names)} classes are not those of {kept[0].folder}; report it by itself"
+        f"{run.folder}: its {len(run.class_names)} classes are not those of {kept[0].folder}; report it separately"
         for run in runs
         if tuple(run.class_names) != most
     ]
@@ -117,7 +117,7 @@ def _of_the_same_classes(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
 
 
 def _notes(runs: Sequence[Run], shown: Sequence[Panel], threshold: float) -> list[str]:
-    """What a reader must know of the runs that are shown."""
+    """Notes on the runs that are shown."""
     notes = [f"unfinished: {run.label}: {run.unfinished}; see {log_path(run.folder)}" for run in runs if run.unfinished]
     classes = len(runs[0].class_names)
     if threshold * classes <= 1:
@@ -129,8 +129,8 @@ def _notes(runs: Sequence[Run], shown: Sequence[Panel], threshold: float) -> lis
         seeds = f"the seeds of {mixed[0]} favour different classes"
         if shown[0].align == "favoured":
             notes.append(
-                f"{seeds}, so classes are taken by their rank at initialisation; --align class takes them by number"
+                f"{seeds}, so classes are matched by their rank at initialisation; --align class matches them by number"
             )
         else:
-            notes.append(f"{seeds}; --align favoured takes those together")
+            notes.append(f"{seeds}; --align favoured matches classes by rank")
     return notes

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of several runs together: HParams and the figures. It needs tensorboard, and no torch."""
+"""What TensorBoard shows of several runs together: HParams and the figures. It needs tensorboard but not torch."""
 
 import math
 import time
@@ -17,18 +17,18 @@ from igb.report.metrics import Censored
 from igb.report.runs import Run, differing
 
 METRICS = ("escaped", "escape_step", "half_life", "dominance_end", "mean_accuracy", "worst_accuracy")
-SUFFIX = ".igb-report"  # of the files that are ours
+SUFFIX = ".igb-report"  # of igb's own event files
 LONGEST_NAME = 150  # characters
 
 
 def write_board(folder: Path, runs: Sequence[Run], summary: pd.DataFrame, pictures: Mapping[str, Path]) -> None:
-    """Write event files that a TensorBoard of the sweep's folder reads beside those of the runs.
+    """Write event files that TensorBoard, started on the sweep's folder, reads along with those of the runs.
 
     Args:
-        folder: takes them; those of an earlier report go.
-        runs: each gets a session in HParams, named as the run, with what differs between them.
-        summary: of these runs, whose moments and shares are the metrics; what is censored has none.
-        pictures: PNG files by their titles.
+        folder: where to write them; those of an earlier report are deleted.
+        runs: each gets an HParams session with its label and the values that differ between runs.
+        summary: the table of these runs, which has the metrics; a censored moment is left out.
+        pictures: PNG files by title.
     """
     for file in folder.rglob(f"*{SUFFIX}"):
         file.unlink()
@@ -60,9 +60,8 @@ def write_board(folder: Path, runs: Sequence[Run], summary: pd.DataFrame, pictur
 def _write(folder: Path, summaries: Sequence[Any]) -> None:
     writer = EventFileWriter(str(folder), filename_suffix=SUFFIX)
     for summary in summaries:
-        writer.add_event(
-            Event(summary=summary, step=0, wall_time=time.time())
-        )  # after the runs, in TensorBoard's lists
+        # Dated now, so that TensorBoard lists it after the runs.
+        writer.add_event(Event(summary=summary, step=0, wall_time=time.time()))
     writer.close()
 
 
@@ -74,7 +73,7 @@ def _picture(title: str, file: Path) -> Any:
 
 
 def _metric(row: Mapping[str, Any], name: str) -> float | None:
-    """A number of the summary for HParams, which has no others."""
+    """A value of the summary as a float; None if it is missing or censored."""
     value = not isinstance(row["escape_step"], Censored) if name == "escaped" else row[name]
     if value is None or isinstance(value, Censored) or math.isnan(value):
         return None
@@ -82,14 +81,14 @@ def _metric(row: Mapping[str, Any], name: str) -> float | None:
 
 
 def _value(value: Any) -> Any:
-    """A value as HParams takes it: a truth value, a number or a text."""
+    """A value as HParams accepts it: a boolean, a number or a string."""
     if isinstance(value, bool):
         return value
     return float(value) if isinstance(value, int | float) else str(value)
 
 
 def _domain(runs: Sequence[Run], key: str) -> Any:
-    """The values a key has, if they are of one kind; else none is stated."""
+    """The values of a key if they are of one type; None otherwise."""
     values = {_value(run.value(key)) for run in runs if run.value(key) is not None}
     if len({type(value) for value in values}) != 1:
         return None
@@ -97,7 +96,7 @@ def _domain(runs: Sequence[Run], key: str) -> Any:
 
 
 def _name(label: str, taken: set[str]) -> str:
-    """A run's label as the name of a folder, which is what TensorBoard calls it."""
+    """A unique folder name made from a run's label; TensorBoard shows it as the run's name."""
     safe = "".join("_" if character in '/\\:*?"<>|' or ord(character) < 32 else character for character in label)
     base = safe.replace(", ", ",").encode()[:LONGEST_NAME].decode(errors="ignore")
     name, number = base, 2

@@ -1,4 +1,4 @@
-"""Figures 1 and 2 of arXiv 2511.20826, and what explains them, for a paper."""
+"""Figures 1 and 2 of arXiv 2511.20826, and figures that explain them, for print."""
 
 import math
 import textwrap
@@ -31,7 +31,7 @@ DASHES: tuple[Any, ...] = ("-", (0, (4, 1.2)))
 BAND_ALPHA = 0.1
 REGION_COLOURS = {WRONG: "#CC6677", DEAD: "#999999"}
 PANELS_ACROSS = 3
-LONGEST_SIDE = 30_000  # pixels of a PNG, of which matplotlib can draw 65,536
+LONGEST_SIDE = 30_000  # pixels of a PNG; matplotlib can draw 65,536
 
 FIGURE_2 = {
     "probability": r"$\bar{p}_k$: mean probability of class $k$",
@@ -44,10 +44,10 @@ DRIVERS = {
 
 
 def figure1(panels: Sequence[Panel]) -> Figure:
-    """Mean predicted probability of each class at initialisation, a part for each panel.
+    """Mean predicted probability of each class at initialisation, one plot per panel.
 
-    A full bar is p̄_k, over the images of class k (equation 4); an open one is over all images. Over seeds, a bar is
-    the mean and the line on it its 95 % interval; with fewer than five, a dot for each.
+    A filled bar is p̄_k, over the images of class k (equation 4); a hatched one is over all images. Over seeds, a bar is
+    the mean and its error bar the 95 % interval; with fewer than five, each is a dot.
     """
     names = panels[0].names
     across = min(PANELS_ACROSS, len(panels))
@@ -77,10 +77,10 @@ def figure1(panels: Sequence[Panel]) -> Figure:
 
 
 def over_training(panels: Sequence[Panel], quantities: Mapping[str, str]) -> Figure:
-    """Quantities, named with their titles, of each class over training: a column for each, a row for each panel.
+    """Each class over training: a column for each quantity, given with its title, and a row for each panel.
 
-    Over seeds, a line is the mean and the band around it its 95 % interval; with fewer than five, a thin line is a
-    seed.
+    Over seeds, a line is the mean and the band around it the 95 % interval; with fewer than five, each thin line
+    is one seed.
     """
     names, colours = panels[0].names, class_colours(len(panels[0].names))
     with mpl.rc_context(STYLE):
@@ -94,10 +94,10 @@ def over_training(panels: Sequence[Panel], quantities: Mapping[str, str]) -> Fig
                 lines, width = (curves.each, 0.6) if curves.few else (curves.mean[None], 1)
                 for k, (name, colour) in enumerate(zip(names, colours, strict=True)):
                     for line in lines[:, :, k]:
-                        there = ~np.isnan(line) if curves.few else np.ones(len(line), dtype=bool)
+                        probed = ~np.isnan(line) if curves.few else np.ones(len(line), dtype=bool)
                         axes.plot(
-                            epochs[there],
-                            line[there],
+                            epochs[probed],
+                            line[probed],
                             color=colour,
                             linestyle=DASHES[k % 2],
                             linewidth=width,
@@ -116,7 +116,7 @@ def over_training(panels: Sequence[Panel], quantities: Mapping[str, str]) -> Fig
             axes.set_title(title, parse_math=True)
         for axes in grid[-1]:
             axes.set_xlabel("epochs (log scale)")
-        every = -(-len(names) // MOST_NAMES)  # where there are more they shade into each other
+        every = -(-len(names) // MOST_NAMES)  # with more, neighbouring colours look the same
         handles = [
             Line2D([], [], color=colours[k], linestyle=DASHES[k % 2], label=short_name(names[k]))
             for k in range(0, len(names), every)
@@ -130,7 +130,7 @@ def over_training(panels: Sequence[Panel], quantities: Mapping[str, str]) -> Fig
 
 
 def _over_seeds(panels: Sequence[Panel]) -> str:
-    """What the lines are, where panels are of several seeds."""
+    """What the lines mean; empty if no panel has several seeds."""
     few = {panel.curves("guess_fraction").few for panel in panels if panel.count}
     if not few:
         return ""
@@ -140,7 +140,7 @@ def _over_seeds(panels: Sequence[Panel]) -> str:
 
 
 def loss_landscape(curves: Sequence[LossCurve]) -> Figure:
-    """Each loss, its gradient with respect to the logit of the true class, and where that is dead or points away."""
+    """Each loss, its gradient with respect to the logit of the true class, and where that is zero or points away."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 2.7 + 0.35 * len(curves)), layout="constrained")
         grid = figure.subplots(2, 2, sharex=True, height_ratios=(1.9, 0.25 * len(curves)))
@@ -204,12 +204,12 @@ def epoch_range(panels: Sequence[Panel]) -> tuple[float, float]:
 
 
 def epochs_of(steps: Sequence[int], steps_per_epoch: int, first: float) -> Array:
-    """Steps as epochs on a log axis: initialisation is set off to the left of the first batch."""
+    """Steps as epochs on a log axis: initialisation is placed to the left of the first batch."""
     return np.where(np.array(steps) == 0, first / 3, np.array(steps) / steps_per_epoch)
 
 
 def epoch_ticks(first: float, last: float) -> list[float]:
-    """Where the axis of epochs is labelled, the first place being initialisation's."""
+    """Positions of the labels on the axis of epochs; the first is initialisation."""
     decades = [10.0**power for power in range(math.ceil(math.log10(first)), 1)]
     epochs = [epoch for epoch in (2, 5, 10, 20, 50, 100, 200, 500, 1000) if 1.4 * epoch <= last]
     return [first / 3, *decades, *epochs, *([last] if last >= 1.4 else [])]

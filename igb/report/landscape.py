@@ -24,7 +24,7 @@ class LossCurve:
 
     @property
     def regions(self) -> list[tuple[str, float, float]]:
-        """Where the loss does not pull the true class up: what it does there, from which p_y to which.
+        """Where the loss does not pull the true class up: the kind of region, and its lowest and highest p_y.
 
         `wrong way` is where the gradient is positive, so that a step lowers the logit: for Blurry loss as written
         p_y < e^(-1/gamma). `dead` is where it is zero: for Piecewise-zero loss p_y <= c.
@@ -39,7 +39,7 @@ class LossCurve:
 
     @property
     def region_texts(self) -> list[str]:
-        """Its regions in words, p_y as matplotlib's mathematical text."""
+        """Its regions in words, with p_y as matplotlib math text."""
         return [
             f"{kind} for {'' if start == self.p[0] else f'{start:.3g} ≤ '}$p_y$ ≤ {end:.3g}"
             for kind, start, end in self.regions
@@ -47,7 +47,7 @@ class LossCurve:
 
 
 def loss_curves(runs: Sequence[Run]) -> list[LossCurve]:
-    """Each loss of the runs' schedules once, by its name; one of another curve has its run's name too."""
+    """Each loss of the runs' schedules once; if two share a name but not a curve, the later has its run's label too."""
     found: list[LossCurve] = []
     for run in runs:
         for curve in curves_of(run):
@@ -59,7 +59,7 @@ def loss_curves(runs: Sequence[Run]) -> list[LossCurve]:
 
 
 def curves_of(run: Run, until: float = math.inf) -> list[LossCurve]:
-    """The losses of a run's schedule that begin at `until` epochs or sooner, in their order."""
+    """The losses of a run's schedule that begin by epoch `until`, in order."""
     table = run.loss_curve()
     if table is None:
         return []
@@ -73,6 +73,6 @@ def curves_of(run: Run, until: float = math.inf) -> list[LossCurve]:
 
 
 def _same(one: LossCurve, other: LossCurve) -> bool:
-    """Whether two curves agree where both have a point; there may be more points in one."""
+    """Whether two curves agree at the points they share; one may have more points."""
     _, at, there = np.intersect1d(one.p, other.p, return_indices=True)
     return len(at) > 1 and np.allclose(one.loss[at], other.loss[there], rtol=1e-9, atol=1e-12)

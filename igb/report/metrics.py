@@ -17,7 +17,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Censored:
-    """What had not come about at the last probe, after `step` steps."""
+    """An event that had not happened by the last probe, at step `step`."""
 
     step: int
 
@@ -29,7 +29,7 @@ Moment = int | Censored
 
 
 def first_for_good(steps: Sequence[int], holds: npt.NDArray[np.bool_]) -> Moment:
-    """The first of the probed steps from which something holds at every later one too."""
+    """The first probed step from which a condition holds at every probe to the end."""
     broken = np.flatnonzero(~holds)
     first = int(broken[-1]) + 1 if broken.size else 0
     return int(steps[first]) if first < len(steps) else Censored(int(steps[-1]))
@@ -38,7 +38,7 @@ def first_for_good(steps: Sequence[int], holds: npt.NDArray[np.bool_]) -> Moment
 def escape_step(guess_fraction: pd.DataFrame, threshold: float = THRESHOLD) -> Moment:
     """The first probe from which dominance, max_j G_j, stays under the threshold; 0 if it always was.
 
-    `guess_fraction` has a row for each step and a column for each class. What is not a number is not under it.
+    `guess_fraction` has a row for each step and a column for each class. NaN is not under it.
     """
     dominance = guess_fraction.max(axis=1, skipna=False)
     return first_for_good(guess_fraction.index, (dominance < threshold).to_numpy())
@@ -47,7 +47,7 @@ def escape_step(guess_fraction: pd.DataFrame, threshold: float = THRESHOLD) -> M
 def half_life(probability: pd.DataFrame, favoured: int) -> Moment | None:
     """The first probe at which the favoured class's excess p̄ is at most half of what it was at initialisation.
 
-    The excess is p̄_f - mean_k p̄_k, which learning alone, raising every p̄_k, does not change. None if there was none.
+    The excess is p̄_f - mean_k p̄_k; learning that raises every p̄_k alike does not change it. None if there was none.
     """
     excess = (probability[favoured] - probability.mean(axis=1, skipna=False)).to_numpy()
     if not excess[0] > 0:
@@ -65,8 +65,8 @@ def rise_steps(probability: pd.DataFrame) -> list[Moment]:
 def favoured_order(guess_fraction: pd.DataFrame, mean_probability: pd.DataFrame) -> list[int] | None:
     """The classes from the most to the least guessed at initialisation; None if no class is favoured there.
 
-    Classes of the same guess fraction, 0 for most where the bias is strong, follow by mean probability. None is
-    favoured if the outputs are not finite, or equal.
+    Classes with the same guess fraction are ordered by mean probability: under a strong bias most have fraction 0. No
+    class is favoured if the outputs are equal or not finite.
     """
     guesses, means = guess_fraction.iloc[0].to_numpy(), mean_probability.iloc[0].to_numpy()
     if not np.isfinite([guesses, means]).all() or equal_outputs(mean_probability):
@@ -75,18 +75,18 @@ def favoured_order(guess_fraction: pd.DataFrame, mean_probability: pd.DataFrame)
 
 
 def equal_outputs(mean_probability: pd.DataFrame) -> bool:
-    """Whether the outputs at initialisation are equal over the classes, as those of a head that starts at zero.
+    """Whether the outputs at initialisation are equal for all classes, as with a head that starts at zero.
 
-    By the mean probabilities alone, which older runs have too: they took such a tie for a guess of the first class.
+    This looks at mean probabilities only, because older runs counted such a tie as a guess of the first class.
     """
     means = mean_probability.iloc[0].to_numpy()
     return len(set(means.tolist())) == 1
 
 
 def median(moments: Sequence[Moment]) -> Moment | float | None:
-    """The median over runs; None of nothing.
+    """The median over runs; None if there are none.
 
-    Where it depends on when what is censored comes about, it is censored too, at the least that it can be.
+    If it depends on when a censored event will happen, it is censored too, at its lower bound.
     """
     if not moments:
         return None
@@ -98,7 +98,7 @@ def median(moments: Sequence[Moment]) -> Moment | float | None:
 
 
 def grouped(number: float) -> str:
-    """A number of steps with thousands set apart, and a half where a median has one."""
+    """A number of steps with a thousands separator, and with .5 if a median has it."""
     return f"{number:,.1f}".removesuffix(".0")
 
 

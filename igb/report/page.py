@@ -24,10 +24,10 @@ from igb.report.summary import COLUMN_HELP
 from igb.report.verdict import answer
 
 ASSETS = Path(__file__).parent / "assets"
-KEPT_FIRST = 10  # batches that thinning leaves
+KEPT_FIRST = 10  # batches that thinning always keeps
 POINTS, FEWEST_POINTS = 400, 40  # of a curve
 MOST_BYTES = 4_000_000  # of all curves
-# What the explorer offers, as a reader would say it.
+# The quantities that the explorer offers, and their labels.
 EXPLORED = {
     "probability": "p̄: mean probability of the class, over its own images",
     "accuracy": "accuracy",
@@ -48,13 +48,13 @@ def write_page(
     notes: Sequence[str],
     threshold: float,
 ) -> None:
-    """Write the page of some panels, tables with their titles, regime maps, and lines on what is not shown."""
+    """Write the page: panels, tables with their titles, regime maps, and notes such as on runs left out."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True)
     runs = list({id(run): run for panel in panels for run in panel.runs}.values())
     names, curves = panels[0].names, loss_curves(runs)
     data, notes = _data(panels, notes)
     text = environment.get_template("page.html").render(
-        assets={file.name: Markup(file.read_text(encoding="utf-8")) for file in ASSETS.glob("*.[cj]s*")},  # ours
+        assets={file.name: Markup(file.read_text(encoding="utf-8")) for file in ASSETS.glob("*.[cj]s*")},  # igb's
         answer=answer(panels, threshold),
         notes=notes,
         names=names,
@@ -79,13 +79,13 @@ def write_page(
 
 
 def thinned(steps: Sequence[int], points: int) -> list[int]:
-    """Places in `steps`, ascending, of about so many: the first ten batches, the last, and log-spaced ones between."""
+    """About `points` indices into ascending `steps`: the first ten batches, the last, and log-spaced ones between."""
     last = len(steps) - 1
     first = [place for place, step in enumerate(steps) if step <= KEPT_FIRST]
     if len(steps) <= points or len(first) > last:
         return list(range(len(steps)))
     kept, more = first, points
-    while len(kept) < points:  # late in a run there are fewer probes than places on a log axis
+    while len(kept) < points:  # there may be fewer probes than log-spaced places
         wanted = np.geomspace(steps[len(first)], steps[-1], more)
         chosen = sorted({*first, *np.searchsorted(steps, wanted).clip(max=last).tolist(), last})
         if len(chosen) > points and kept is not first:
@@ -99,14 +99,14 @@ def _colours(count: int) -> dict[str, list[str]]:
 
 
 def _data(panels: Sequence[Panel], notes: Sequence[str]) -> tuple[Markup, list[str]]:
-    """What the charts draw, and the notes with one more if not all fits.
+    """The data of the charts, and the notes, with one more if the data of single runs do not fit.
 
-    That is the panels, and beside each that is of several runs those runs by themselves, as far as a page can hold.
+    The data are the panels and, for each panel of several runs, each of those runs.
     """
     first, last = figures.epoch_range(panels)
     several = [(at, panel) for at, panel in enumerate(panels) if len(panel.runs) > 1]
 
-    def drawn(points: int, with_runs: bool = True) -> Markup:
+    def encoded(points: int, with_runs: bool = True) -> Markup:
         runs = [_run(panel, at, number, points) for at, panel in several for number in range(len(panel.runs))]
         return _json(
             {
@@ -119,17 +119,17 @@ def _data(panels: Sequence[Panel], notes: Sequence[str]) -> tuple[Markup, list[s
             }
         )
 
-    if several and len(drawn(FEWEST_POINTS)) > MOST_BYTES:
-        note = "the explorer has means over seeds alone: there are too many runs to show each of them"
-        return drawn(FEWEST_POINTS, with_runs=False), [*notes, note]
+    if several and len(encoded(FEWEST_POINTS)) > MOST_BYTES:
+        note = "the explorer shows only means over seeds: there are too many runs to show each of them"
+        return encoded(FEWEST_POINTS, with_runs=False), [*notes, note]
     points = POINTS
-    while len(text := drawn(points)) > MOST_BYTES and points > FEWEST_POINTS:
+    while len(text := encoded(points)) > MOST_BYTES and points > FEWEST_POINTS:
         points = max(int(0.95 * points * MOST_BYTES / len(text)), FEWEST_POINTS)
     return text, list(notes)
 
 
 def _panel(panel: Panel, points: int, *, of_setting: bool) -> dict[str, Any]:
-    """A panel's numbers; in the alignment by favoured rank, also what it takes to show them class by class."""
+    """A panel's data; if aligned by favoured rank, also what is needed to show it class by class."""
     steps = panel.curves("probability").steps
     kept = thinned(steps, points)
     drawn: dict[str, Any] = {
@@ -142,14 +142,14 @@ def _panel(panel: Panel, points: int, *, of_setting: bool) -> dict[str, Any]:
     }
     if panel.align == "favoured":
         drawn["orders"] = [panel.order(run) for run in panel.runs]
-        if len(panel.runs) > 1:  # whose means are others then
+        if len(panel.runs) > 1:  # the means differ between alignments
             other = panel.aligned("class")
             drawn["by_class"] = {quantity: _curves(other.curves(quantity), kept, each=False) for quantity in EXPLORED}
     return drawn
 
 
 def _run(panel: Panel, at: int, number: int, points: int) -> dict[str, Any]:
-    """One run of a panel by itself: its numbers, or where they are in the panel, which is number `at`."""
+    """One run of panel number `at`: its data, or a reference if the panel has them already."""
     run = panel.runs[number]
     title = run.label + panel.title.removeprefix(panel.setting.label)
     if panel.curves("probability").few:
@@ -158,7 +158,7 @@ def _run(panel: Panel, at: int, number: int, points: int) -> dict[str, Any]:
 
 
 def _curves(curves: Curves, kept: Sequence[int], *, each: bool = True) -> dict[str, Any]:
-    """The numbers of a quantity, a list for each class: means and bounds, or where seeds are few `each` of them."""
+    """The values of a quantity, a list for each class: means and bounds, or with few seeds `each` of them."""
 
     def columns(values: Any) -> list[list[float | None]]:
         return [[_short(value) for value in column] for column in values[kept].T.tolist()]
@@ -172,7 +172,7 @@ def _curves(curves: Curves, kept: Sequence[int], *, each: bool = True) -> dict[s
 
 
 def _losses(curves: Sequence[LossCurve]) -> dict[str, Any]:
-    """The loss landscape over the places of all curves."""
+    """The loss landscape at the points of all curves."""
     p = np.unique(np.concatenate([curve.p for curve in curves])) if curves else np.array([])
     return {
         "p": p.tolist(),
@@ -188,23 +188,23 @@ def _losses(curves: Sequence[LossCurve]) -> dict[str, Any]:
 
 
 def _short(value: float) -> float | None:
-    """A number to three digits; None, which JSON has, for one that is not finite."""
+    """A number to three digits; None if it is not finite, which JSON cannot express."""
     return float(f"{value:.3g}") if math.isfinite(value) else None
 
 
 def _json(data: Any) -> Markup:
-    """JSON that can stand in a script element whatever its texts are."""
+    """JSON that is safe inside a script element, whatever its strings hold."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c"))  # "</script>" cannot occur
 
 
 def _alignments(panels: Sequence[Panel]) -> list[str]:
-    """What the page can show its classes by: that of the panels first."""
+    """The alignments that the page offers, that of the panels first."""
     return list(dict.fromkeys([panels[0].align, "class"]))
 
 
 def _initial(panel: Panel) -> dict[str, Any]:
-    """The bars of Figure 1: each class over its own images and over all, with bounds, or the range of few seeds."""
+    """The bars of Figure 1: each class over its own images and over all, with bounds, or with few seeds the range."""
     own, over_all = panel.curves("probability"), panel.curves("mean_probability")
     low, high = (own.each[:, 0].min(0), own.each[:, 0].max(0)) if own.few else (own.low[0], own.high[0])
     return {
@@ -230,7 +230,7 @@ def _provenance(run: Run) -> dict[str, Any]:
 
 
 def _table(title: str, table: pd.DataFrame) -> dict[str, Any]:
-    """A table as texts: a mean with its bounds in one cell, and without columns that say the same in every row."""
+    """A table as strings: a mean and its bounds share a cell; status and batch-norm mode are left out if constant."""
     bounds = [column for column in table.columns if column.endswith(("_low", "_high"))]
     same = [column for column in ("status", "batch_norm") if column in table and table[column].nunique() == 1]
     columns = [

@@ -1,4 +1,4 @@
-"""The regime map: where in the plane of two swept keys runs escape, and how well they end."""
+"""The regime map: where in the plane of two swept keys runs escape, and how good they are at the end."""
 
 import math
 from collections.abc import Sequence
@@ -22,13 +22,13 @@ MEASURES = {
 }
 LOW_IS_GOOD = ("escape_step", "dominance_end")
 COLOUR_MAP = "viridis"
-FULL = 0.25  # of the cells of all maps must be run
+FULL = 0.25  # share of the cells of all maps that must have a run
 MOST_MAPS = 24
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One setting in one measure: what is written there, and its colours, as hex."""
+    """One setting in one measure: the cell's text, fill colour and text colour, as hex."""
 
     text: str
     colour: str
@@ -37,7 +37,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class RegimeMap:
-    """Settings over two keys, all else the same: a grid of cells [y, x] for each measure; None where there is none."""
+    """Settings over two keys, all else equal: for each measure a grid of cells [y, x], None where nothing was run."""
 
     title: str
     x_key: str
@@ -48,10 +48,10 @@ class RegimeMap:
 
 
 def regime_maps(runs: Sequence[Run], threshold: float = THRESHOLD) -> list[RegimeMap]:
-    """Maps over the two keys that say most, one for each combination of the other keys; none for fewer than two keys.
+    """Maps over the two swept keys with the most values, one for each combination of the others.
 
-    Across goes the key of numbers with the most values, or with the most values at all; down the next. Where the
-    settings are scattered over the keys, as in a random search, so that most cells would be empty, there is none.
+    The x axis is the numeric key with the most values, or any key if none is numeric; the y axis is the next. There is
+    no map for fewer than two keys, or if most cells would be empty, as in a random search.
     """
     keys = swept(runs)
     table = summarize_settings(runs, threshold)
@@ -92,7 +92,7 @@ def _cell(measure: str, row: dict[str, Any] | None, longest: float) -> Cell | No
     if measure == "escape_step":
         place = math.log1p(_number(value)) / math.log1p(longest) if longest else 0.0
         text = f">{value.step:,}" if isinstance(value, Censored) else grouped(value)
-        place = 1.0 if isinstance(value, Censored) else 0.9 * place  # what has not escaped stands out
+        place = 1.0 if isinstance(value, Censored) else 0.9 * place  # a run that has not escaped stands out
     else:
         place, text = float(value), f"{value:.2f}"
     if not math.isfinite(place):
@@ -116,7 +116,7 @@ def _text(value: Any) -> str:
 
 
 def _ordered(column: "pd.Series[Any]") -> list[Any]:
-    """The values of a column once each: numbers by size, then anything else as it came."""
+    """The values of a column once each: numbers by size, then the others in order of appearance."""
     values = list({_text(value): value for value in column.tolist()}.values())
     numbers = sorted(value for value in values if _is_number(value))
     return numbers + [value for value in values if not _is_number(value)]

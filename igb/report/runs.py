@@ -42,7 +42,7 @@ from igb.folder.state import current_status, planned, read
 
 @dataclass
 class Run:
-    """One run: its folder, what tells it from the others read with it, its run.json, and its metrics.csv."""
+    """One run: its folder, a label among the runs read with it, its overrides, its run.json, and its metrics.csv."""
 
     folder: Path
     label: str
@@ -67,7 +67,7 @@ class Run:
 
     @property
     def unfinished(self) -> str | None:
-        """How far it has come, and why it stands where it does; None if it is finished."""
+        """How far it has come, and the reason if one is known; None if it is finished."""
         if self.info["status"] in FINAL:
             return None
         reason = f" ({self.info['reason']})" if self.info.get("reason") else ""
@@ -81,12 +81,12 @@ class Run:
 
     @functools.cached_property
     def config(self) -> Any:
-        """The composed config, interpolations resolved where they are looked up."""
+        """The composed config, with interpolations resolved on access."""
         return OmegaConf.create(self.info["config"])
 
     @functools.cached_property
     def choices(self) -> dict[str, Any]:
-        """The option of each config group."""
+        """The option chosen for each config group."""
         try:
             text = hydra_path(self.folder).read_text(encoding="utf-8")
             found: dict[str, Any] = yaml.load(text, _Loader)["hydra"]["runtime"]["choices"]
@@ -95,14 +95,14 @@ class Run:
         return found
 
     def value(self, key: str) -> Any:
-        """What a key or group is in this run, whether its command line has it or not; None if it is not known."""
+        """The value of a key or group in this run, on the command line or not; None if it is unknown."""
         if key in self.overrides:
             return self.overrides[key]
         if key in self.choices:
             return self.choices[key]
         try:
             found = OmegaConf.select(self.config, key)
-        except OmegaConfBaseException:  # of an interpolation that only Hydra can resolve
+        except OmegaConfBaseException:  # an interpolation that only Hydra can resolve
             return None
         if OmegaConf.is_dict(found):
             return None
@@ -111,8 +111,8 @@ class Run:
     def table(self, quantity: str, batch_norm: str) -> pd.DataFrame:
         """A quantity over the probes of one mode: a row for each step, a column for each class number.
 
-        Besides those of metrics.csv there is `gradient_share`: the part that the samples of a class have in the sum of
-        the gradient norms of all; NaN where that sum is zero.
+        `quantity` is a column of metrics.csv, or `gradient_share`: the share of a class's samples in the sum of the
+        gradient norms of all samples; NaN where that sum is zero.
         """
         if quantity == "gradient_share":
             total = self.table("gradient_norm", batch_norm) * self.table("count", batch_norm)
@@ -123,7 +123,7 @@ class Run:
         return pd.DataFrame(values, index=pd.Index(rows["step"].to_numpy()[::classes], name="step"))
 
     def loss_curve(self) -> pd.DataFrame | None:
-        """loss_curve.csv less a torn line; None if there is none that can be read."""
+        """loss_curve.csv without an incomplete last line; None if it cannot be read."""
         try:
             text = table_path(self.folder, "loss_curve").read_text(encoding="utf-8")
             table = pd.read_csv(io.StringIO(text[: text.rfind("\n") + 1]))[list(LOSS_CURVE)]
@@ -137,9 +137,9 @@ class Run:
 def load_runs(folders: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     """All runs in a folder, or in several, as one table: a row for each run, probe, batch-norm mode and class.
 
-    Columns: `run` (what tells it from the others), `status`, `config.<key>` for each key or group that was set and
-    is not the same in every run, and those of metrics.csv. Texts are categories, numbers and truth values have their
-    own types. Raises InputError if there is no run with a probe.
+    Columns: `run` (its label), `status`, `config.<key>` for each key or group that was set and is not the same in every
+    run, and those of metrics.csv. Strings are categories; numbers and booleans keep their types. Raises InputError if
+    there is no run with a probe.
     """
     folders = [folders] if isinstance(folders, str | Path) else folders
     return table_of(some_runs([Path(folder) for folder in folders])[0])
@@ -150,7 +150,7 @@ def table_of(runs: Sequence[Run]) -> pd.DataFrame:
     lengths = [len(run.metrics) for run in runs]
     names = {text: sorted({name for run in runs for name in run.metrics[text].cat.categories}) for text in TEXT_COLUMNS}
     parts = []
-    for run in runs:  # categories that are the same in all are kept when they are put together
+    for run in runs:  # concatenation keeps categories only if they are equal
         texts = {text: run.metrics[text].cat.set_categories(names[text]) for text in TEXT_COLUMNS}
         parts.append(run.metrics.assign(**texts))
     table = pd.concat(parts, ignore_index=True)
@@ -167,7 +167,7 @@ def table_of(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def some_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
-    """As `find_runs`; raises InputError if there is none that can be shown."""
+    """Like `find_runs`, but raises InputError if no run can be shown."""
     runs, left_out = find_runs(folders)
     if not runs:
         raise InputError("\n".join([f"there is no run with a probe in {', '.join(map(str, folders))}", *left_out]))
@@ -178,7 +178,7 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
     """The runs in the folders, in the order they started, and a line for each one that cannot be shown yet."""
     found: dict[Path, Run] = {}
     left_out = []
-    queued = functools.cache(_slurm.queued)  # one look, if any
+    queued = functools.cache(_slurm.queued)  # asks SLURM at most once
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder")
@@ -195,7 +195,7 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
                     if not (plan.parent / name / RUN).exists()
                 ]
             except (InputError, TypeError) as error:
-                left_out.append(f"what {plan} plans: {one_line(error)}")
+                left_out.append(f"the plan in {plan}: {one_line(error)}")
     runs = sorted(found.values(), key=lambda run: (run.info["started"], str(run.folder)))
     _name(runs, differing(runs))
     return runs, left_out
@@ -204,42 +204,42 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
 def differing(runs: Sequence[Run]) -> list[str]:
     """The keys that are not the same in every run: those that were set, in the order they were given.
 
-    Where a run has none that were set, as one started from Python, those of the configs too; one that takes its value
-    from another key differs by that.
+    If a run has none that were set, as when started from Python, the keys of the configs count too, except those that
+    take their value from another key.
     """
     keys = dict.fromkeys(key for run in runs for key in run.overrides)
     if not all(run.overrides for run in runs):
         written = (item for run in runs for item in flat(run.info["config"]).items())
         keys |= dict.fromkeys(key for key, value in written if "${" not in str(value))
-    free = {*having(MAY_DIFFER)} - ({"data.root"} if len({run.info.get("images") for run in runs}) > 1 else set())
-    return [key for key in keys if key not in free and len({_same(run.value(key)) for run in runs}) > 1]
+    ignored = {*having(MAY_DIFFER)} - ({"data.root"} if len({run.info.get("images") for run in runs}) > 1 else set())
+    return [key for key in keys if key not in ignored and len({_same(run.value(key)) for run in runs}) > 1]
 
 
 def described(run: Run, keys: Sequence[str]) -> str:
-    """The values of some keys, as a name; without any, the loss or the folder's name."""
+    """A name made of the values of some keys; without any, the loss or the folder's name."""
     values = {key: run.value(key) for key in keys}
     given = ", ".join(f"{key}={value}" for key, value in values.items() if value is not None)
     return given or (f"loss={run.value('loss')}" if run.value("loss") is not None else run.folder.name)
 
 
 def setting(run: Run) -> str:
-    """What is the same in two runs that differ in nothing but their seeds, what may differ, and how long they are."""
+    """A text that is equal for runs that differ only in their seeds, their length, and keys that may differ."""
     return _same([identity(run.info["config"] or run.overrides), run.class_names, run.steps_per_epoch])
 
 
 def read_metrics(file: Path, classes: int) -> pd.DataFrame:
-    """metrics.csv up to its last whole probe: a run that was killed may have left a torn line or a part of a probe.
+    """metrics.csv up to its last complete probe: a killed run may leave an incomplete line or probe.
 
-    A column that a file of an older schema lacks has the value in `ABSENT`. Raises ValueError for a file that is no
+    A column that an older schema lacks gets the value in `ABSENT`. Raises ValueError for a file that is not a
     metrics.csv.
     """
     content = file.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
-    while whole.count(b'"') % 2:  # torn at a line break within a name
+    while whole.count(b'"') % 2:  # cut off at a line break inside a quoted name
         whole = whole[: whole.rfind(b"\n", 0, -1) + 1]
     header = next(csv.reader([whole[: whole.find(b"\n")].decode(errors="replace")]), [])
     if missing := [name for name in METRICS if name not in header and name not in ABSENT]:
-        raise ValueError(f"metrics.csv has no column {missing[0]!r}; it is of another version of igb")
+        raise ValueError(f"metrics.csv has no column {missing[0]!r}; it is from another version of igb")
     types = dict.fromkeys(METRICS, pa.float64())
     types |= dict.fromkeys(WHOLE_COLUMNS, pa.int64()) | dict.fromkeys(
         TEXT_COLUMNS, pa.dictionary(pa.int32(), pa.string())
@@ -273,15 +273,15 @@ def _read(folder: Path, queued: Callable[[], set[str]]) -> Run:
     if "class_names" not in info or not table_path(folder, "metrics").exists():
         raise ValueError(f"no probe yet ({info['status']})")
     names = info["class_names"]
-    right = {
+    checks = {
         "started": isinstance(info.get("started"), str),
         "class_names": isinstance(names, list) and names and all(isinstance(name, str) for name in names),
         "steps_per_epoch": isinstance(info.get("steps_per_epoch"), int) and info["steps_per_epoch"] > 0,
         "total_steps": isinstance(info.get("total_steps"), int),
     }
-    if wrong := [key for key, is_right in right.items() if not is_right]:
-        raise ValueError(f"run.json has no {wrong[0]!r} that is right; it is damaged or of another version of igb")
-    for key in ("seeds", "config"):  # earlier versions had none
+    if invalid := [key for key, is_valid in checks.items() if not is_valid]:
+        raise ValueError(f"run.json has no valid {invalid[0]!r}; it is damaged or from another version of igb")
+    for key in ("seeds", "config"):  # earlier versions did not write them
         info[key] = info[key] if isinstance(info.get(key), dict) else {}
     metrics = read_metrics(table_path(folder, "metrics"), len(names))
     if metrics.empty:
@@ -290,7 +290,7 @@ def _read(folder: Path, queued: Callable[[], set[str]]) -> Run:
 
 
 def _overrides(file: Path) -> dict[str, Any]:
-    """The overrides of a run by their keys; none if they cannot be read, since the config has what they say."""
+    """The overrides of a run by key; none if they cannot be read, since the config has their values."""
     try:
         return dict(map(_parse, yaml.load(file.read_text(encoding="utf-8"), _Loader)))
     except (OSError, yaml.YAMLError, HydraException, TypeError, ValueError):
@@ -308,7 +308,7 @@ def _parse(override: str) -> tuple[str, Any]:
 
 
 def _same(value: Any) -> str:
-    """A text that is the same for values that are: 1 and 1.0 are."""
+    """A text that is equal for equal values; 1 and 1.0 are equal."""
 
     def plain(part: Any) -> Any:
         if isinstance(part, dict):
@@ -321,18 +321,18 @@ def _same(value: Any) -> str:
 
 
 def _name(runs: Sequence[Run], keys: Sequence[str]) -> None:
-    """Name each run by the values of the keys; where that does not tell two apart, by its folder too."""
+    """Label each run by the values of the keys, and by its folder too if that is not unique."""
     for run in runs:
         run.label = described(run, keys)
-    often = Counter(run.label for run in runs)
+    counts = Counter(run.label for run in runs)
     common = os.path.commonpath([run.folder.resolve().parent for run in runs]) if runs else ""
     for run in runs:
-        if often[run.label] > 1:
+        if counts[run.label] > 1:
             run.label += f" ({os.path.relpath(run.folder.resolve(), common)})"
 
 
 def _typed(values: Sequence[Any]) -> "pd.Series[Any]":
-    """A column of numbers or truth values as such, of anything else as text; None stays empty."""
+    """A column: numbers and booleans keep their type, anything else becomes text; None stays empty."""
     present = [value for value in values if value is not None]
     if not all(isinstance(value, bool | int | float) for value in present):
         return pd.Series([None if value is None else str(value) for value in values], dtype="category")

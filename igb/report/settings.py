@@ -1,4 +1,4 @@
-"""Runs that differ in nothing but their seeds, taken together: means and intervals over them."""
+"""Groups of runs that differ only in their seeds, with means and intervals over them."""
 
 import os
 from collections import Counter
@@ -16,13 +16,13 @@ from igb.report.runs import Run, described, differing, setting
 
 ALIGNMENTS = ("class", "favoured")
 CONFIDENCE = 0.95
-FEWEST = 5  # runs that an interval over seeds takes
+FEWEST = 5  # runs that an interval over seeds needs
 UNBOUNDED = ("loss", "gradient_norm")  # the other quantities lie from 0 to 1
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting, and its runs, each of other seeds."""
+    """One setting and its runs, each with its own seeds."""
 
     label: str
     runs: list[Run]
@@ -32,8 +32,8 @@ class Setting:
 class Curves:
     """A quantity over training in one setting: mean, bounds of the 95 % interval, [steps, classes], and n, [steps].
 
-    The bounds are NaN where there are fewer than five runs. `each` is that of every run, [runs, steps, classes], NaN
-    where it was not probed.
+    The bounds are NaN where there are fewer than five runs. `each` has the values of every run, [runs, steps,
+    classes], NaN where it was not probed.
     """
 
     steps: list[int]
@@ -45,7 +45,7 @@ class Curves:
 
     @property
     def few(self) -> bool:
-        """Whether the runs are several, but too few for an interval, so that they are shown one by one."""
+        """Whether there are several runs but too few for an interval, so that they are shown one by one."""
         return 1 < len(self.each) < FEWEST
 
 
@@ -57,7 +57,7 @@ class Panel:
     mode: str
     title: str
     align: str
-    _drawn: dict[str, Curves] = field(default_factory=dict, compare=False, repr=False)
+    _cache: dict[str, Curves] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def runs(self) -> list[Run]:
@@ -71,7 +71,7 @@ class Panel:
 
     @property
     def names(self) -> list[str]:
-        """What the columns of its curves are."""
+        """The names of the columns of its curves."""
         names = self.runs[0].class_names
         return names if self.align == "class" else [_rank(k) for k in range(len(names))]
 
@@ -88,7 +88,7 @@ class Panel:
 
     @property
     def count(self) -> str:
-        """How many runs it is of, where there are several: `n = 3`, or `n = 2 to 3` if not all went as far."""
+        """The number of runs if there are several: `n = 3`, or `n = 2 to 3` if some are shorter."""
         n = self.curves("guess_fraction").n
         if max(n) == 1:
             return ""
@@ -100,16 +100,16 @@ class Panel:
 
     def curves(self, quantity: str) -> Curves:
         """A quantity as mean and interval over the runs that were probed at each step."""
-        if quantity in self._drawn:
-            return self._drawn[quantity]
+        if quantity in self._cache:
+            return self._cache[quantity]
         tables = [self._aligned(run, run.table(quantity, self.mode)) for run in self.runs]
         steps = sorted(set().union(*(table.index for table in tables)))
         values = np.array([table.reindex(steps).to_numpy(dtype=float) for table in tables])
         probed = np.array([np.isin(steps, table.index) for table in tables])
         n = probed.sum(axis=0)
         mean, low, high = mean_and_bounds(values, probed, bounded=quantity not in UNBOUNDED)
-        self._drawn[quantity] = Curves(steps, mean, low, high, n.tolist(), values)
-        return self._drawn[quantity]
+        self._cache[quantity] = Curves(steps, mean, low, high, n.tolist(), values)
+        return self._cache[quantity]
 
     def _aligned(self, run: Run, table: pd.DataFrame) -> pd.DataFrame:
         return table if self.align == "class" else table[self.order(run)].set_axis(table.columns, axis=1)
@@ -118,15 +118,15 @@ class Panel:
 def mean_and_half_width(values: Array, counted: np.ndarray) -> tuple[Array, Array]:
     """The mean over runs, and half the width of its 95 % interval, t_{0.975, n-1} s / sqrt(n) (Student's t).
 
-    Shapes: values [runs, steps, ...], counted [runs, steps] says which of them there are; results [steps, ...]. The
+    Shapes: values [runs, steps, ...], counted [runs, steps] says which of them exist; results [steps, ...]. The
     half-width is NaN for fewer than two runs.
     """
     shape = counted.shape + (1,) * (values.ndim - counted.ndim)
-    there = counted.reshape(shape)
-    n = there.sum(axis=0).astype(float)
-    mean = np.where(there, values, 0.0).sum(axis=0) / n
+    exists = counted.reshape(shape)
+    n = exists.sum(axis=0).astype(float)
+    mean = np.where(exists, values, 0.0).sum(axis=0) / n
     with np.errstate(divide="ignore", invalid="ignore"):
-        variance = (np.where(there, values - mean, 0.0) ** 2).sum(axis=0) / (n - 1)
+        variance = (np.where(exists, values - mean, 0.0) ** 2).sum(axis=0) / (n - 1)
         half = stdtrit(np.where(n > 1, n - 1, np.nan), (1 + CONFIDENCE) / 2) * np.sqrt(variance / n)
     return mean, np.where(n > 1, half, np.nan)
 
@@ -134,8 +134,8 @@ def mean_and_half_width(values: Array, counted: np.ndarray) -> tuple[Array, Arra
 def mean_and_bounds(values: Array, counted: np.ndarray, *, bounded: bool) -> tuple[Array, Array, Array]:
     """The mean over runs and the bounds of its 95 % interval; NaN for fewer than five runs, which say too little of it.
 
-    They are those of Student's t, cut off at 0 and 1 for what is `bounded` there: as the mean is too, that takes
-    nothing from their coverage. Shapes as in `mean_and_half_width`.
+    The bounds are Student's t. For a `bounded` quantity they are clipped to 0 and 1; the mean lies there too, so that
+    this does not reduce their coverage. Shapes as in `mean_and_half_width`.
     """
     mean, half = mean_and_half_width(values, counted)
     enough = counted.sum(axis=0).reshape(counted.shape[1:] + (1,) * (values.ndim - counted.ndim)) >= FEWEST
@@ -144,26 +144,26 @@ def mean_and_bounds(values: Array, counted: np.ndarray, *, bounded: bool) -> tup
 
 
 def settings(runs: Sequence[Run]) -> list[Setting]:
-    """The settings of the runs, in the order they started; a run of the same seeds again is a setting of its own.
+    """The settings of the runs, in the order they started; a second run with the same seeds is a setting of its own.
 
-    Runs of a setting may differ in how long they are, unless it is by that that runs of the same seeds differ.
+    Runs of a setting may differ in length, unless length is all that tells some runs with the same seeds apart.
     """
     by_length = _differ_in_length(runs)
-    together: dict[tuple[Any, ...], list[Run]] = {}
+    by_setting: dict[tuple[Any, ...], list[Run]] = {}
     times: Counter[tuple[Any, ...]] = Counter()
     for run, images in zip(runs, _images(runs), strict=True):
         same = (setting(run), images, _length(run) if by_length else None)
         again = times[same, str(run.seeds)]
         times[same, str(run.seeds)] += 1
-        together.setdefault((same, again), []).append(run)
-    groups = list(together.values())
+        by_setting.setdefault((same, again), []).append(run)
+    groups = list(by_setting.values())
     keys = swept(runs)
     labels = [described(group[0], keys) for group in groups]
-    often = Counter(labels)
+    counts = Counter(labels)
     folders = [os.path.commonpath([run.folder.resolve().parent for run in group]) for group in groups]
     common = os.path.commonpath(folders) if folders else ""
     for number, folder in enumerate(folders):
-        if often[labels[number]] > 1:
+        if counts[labels[number]] > 1:
             labels[number] += f" ({os.path.relpath(folder, common)})"
         if labels[number] in labels[:number]:
             labels[number] += f" #{number + 1}"
@@ -171,9 +171,12 @@ def settings(runs: Sequence[Run]) -> list[Setting]:
 
 
 def swept(runs: Sequence[Run]) -> list[str]:
-    """The keys that were set and are not the same in every run, less seeds, and limits that are not what tells runs."""
-    free = {*having(SEED), *(() if _differ_in_length(runs) else having(MAY_GROW))}
-    return [key for key in differing(runs) if key not in free]
+    """The keys that were set and are not the same in every run, except seeds.
+
+    Limits on the length count only if length is all that tells some runs apart.
+    """
+    ignored = {*having(SEED), *(() if _differ_in_length(runs) else having(MAY_GROW))}
+    return [key for key in differing(runs) if key not in ignored]
 
 
 def _length(run: Run) -> tuple[Any, ...]:
@@ -181,7 +184,7 @@ def _length(run: Run) -> tuple[Any, ...]:
 
 
 def _differ_in_length(runs: Sequence[Run]) -> bool:
-    """Whether there are runs that are the same, seeds too, but for how long they are."""
+    """Whether some runs are the same, seeds included, except for their length."""
     lengths: dict[tuple[str, str], set[tuple[Any, ...]]] = {}
     for run in runs:
         lengths.setdefault((setting(run), str(run.seeds)), set()).add(_length(run))
@@ -189,7 +192,7 @@ def _differ_in_length(runs: Sequence[Run]) -> bool:
 
 
 def _images(runs: Sequence[Run]) -> list[Any]:
-    """What tells the images of each run: their hash, or of an older run that has none, that of others at its place."""
+    """A key for each run's images: their hash, or for an older run without one that of a run with the same root."""
     at_place = {run.value("data.root"): run.info["images"] for run in runs if "images" in run.info}
     places = [run.value("data.root") for run in runs]
     return [run.info.get("images", at_place.get(place, place)) for run, place in zip(runs, places, strict=True)]
@@ -198,7 +201,7 @@ def _images(runs: Sequence[Run]) -> list[Any]:
 def panels(runs: Sequence[Run], align: str | None = None) -> list[Panel]:
     """A panel for each setting and batch-norm mode; the mode is named where there are several.
 
-    Unless `align` is given they are aligned by favoured rank if the seeds of one favour different classes.
+    Unless `align` is given they are aligned by favoured rank if the seeds of any panel favour different classes.
     """
     several = len({mode for run in runs for mode in run.modes}) > 1
     found = [

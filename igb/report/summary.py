@@ -21,21 +21,21 @@ from igb.report.metrics import (
 from igb.report.runs import Run
 from igb.report.settings import FEWEST, mean_and_bounds, settings, swept
 
-# What each column says, for the page; docs/report.md has the equations.
+# What each column means, for the page; docs/report.md has the equations.
 COLUMN_HELP = {
     "run": "What tells the run from the others.",
     "setting": "What tells the setting from the others; its runs differ in nothing but their seeds.",
     "status": "completed, diverged, running, interrupted or failed.",
     "batch_norm": "Normalised by running statistics (evaluation mode, the paper's) or by those of each chunk.",
-    "n": "Runs, each of other seeds.",
-    "steps": "Optimizer steps done at the last probe; of a setting, of the run that went least far.",
+    "n": "Number of runs, each with its own seeds.",
+    "steps": "Optimizer steps done at the last probe; for a setting, those of its shortest run.",
     "favoured_class": "The class most guessed at initialisation; none is favoured where the outputs are equal.",
     "dominant_class": "The class most guessed at the last probe.",
     "dominance_start": "Share of all guesses that the most guessed class takes, max_j G_j, at initialisation.",
     "dominance_epoch_1": "The same after epoch one.",
     "dominance_end": "The same at the last probe.",
     "escape_step": "First probe from which dominance stays under {threshold:g} to the end of the run; "
-    "after > if it had not come about by then. Over seeds, the median.",
+    ">N if it had not come by step N. Over seeds, the median.",
     "escaped": "Runs that have escaped.",
     "half_life": "First probe at which the favoured class's p̄, less the mean p̄ of all classes, is at most half of what "
     "it was at initialisation. Over seeds, the median.",
@@ -49,17 +49,17 @@ COLUMN_HELP = {
     "dominance_end_low": "The lower bound for dominance at the last probe.",
     "dominance_end_high": "The upper bound for it.",
     "class_name": "The class.",
-    "rank": "Its place by guess fraction at initialisation, 1 being the favoured class.",
+    "rank": "Its rank by guess fraction at initialisation; 1 is the favoured class.",
     "rise_step": "First probe from which the class's p̄ stays above 1.5/C.",
     "probability": "p̄ of the class at the last probe.",
     "accuracy": "Its accuracy at the last probe.",
 }
 
 
-EQUAL = "none: equal outputs"  # in the place of a favoured class
-OVER_SEEDS = ("dominance_end", "mean_accuracy", "worst_accuracy")  # of which a setting has means and bounds
+EQUAL = "none: equal outputs"  # in place of a favoured class
+OVER_SEEDS = ("dominance_end", "mean_accuracy", "worst_accuracy")  # a setting has means and bounds of these
 
-# Types of the columns of numbers; the moments may be censored, and the swept keys anything.
+# Types of the numeric columns. Not here: moments, which may be censored, and swept keys, which may be anything.
 NUMBERS: dict[str, Any] = {
     **dict.fromkeys(("n", "steps", "escaped"), int),
     **dict.fromkeys(("dominance_start", "dominance_epoch_1", "dominance_end"), float),
@@ -71,7 +71,7 @@ NUMBERS: dict[str, Any] = {
 def summarize(runs: Sequence[Run], threshold: float = THRESHOLD) -> pd.DataFrame:
     """A row for each run and batch-norm mode, with the columns that COLUMN_HELP explains.
 
-    What a run has not reached is empty; a moment that had not come about at its last probe is `Censored`.
+    A value that a run has not reached is empty; a moment that had not come by its last probe is `Censored`.
     """
     rows = [_row(run, mode, threshold) for run in runs for mode in run.modes]
     return pd.DataFrame(rows, dtype=object).astype({name: kind for name, kind in NUMBERS.items() if name in rows[0]})

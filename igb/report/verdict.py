@@ -31,7 +31,7 @@ def left_step(guesses: pd.DataFrame, favoured: int, threshold: float) -> int | N
 
 
 def when(step: int | float, steps_per_epoch: int) -> str:
-    """A number of steps as one reads it: batches in epoch one, epochs later."""
+    """A number of steps in words: batches in epoch one, epochs later."""
     if step < steps_per_epoch or (step % steps_per_epoch and step < 2 * steps_per_epoch):
         return f"{grouped(step)} batch{'es' if step != 1 else ''}"
     epochs = step / steps_per_epoch
@@ -63,8 +63,8 @@ def _of_one(run: Run, mode: str, threshold: float) -> str:
 
     last = int(guesses.index[-1])
     left, escape = left_step(guesses, first, threshold), escape_step(guesses, threshold)
-    takers = _takers(guesses, left or 0, threshold)
-    others = " and ".join(filter(None, [", ".join(names[k] for k in takers[:-1]), *(names[k] for k in takers[-1:])]))
+    later = _dominant_classes(guesses, left or 0, threshold)
+    others = " and ".join(filter(None, [", ".join(names[k] for k in later[:-1]), *(names[k] for k in later[-1:])]))
     if start < threshold:
         text = f"It had no dominant class at initialisation (the most guessed, {names[first]}, took {share(start)})."
         if others and isinstance(escape, int):
@@ -81,7 +81,7 @@ def _of_one(run: Run, mode: str, threshold: float) -> str:
         text += f"{at(left)}."
         if isinstance(escape, int) and escape > left and others:
             text += f" Until {at(escape)} were done, {others} took {share(threshold)} or more at times."
-    also = _alive([run], mode, 0, "had")
+    also = _active_share([run], mode, 0, "had")
     if not np.isfinite(end):
         text += f" Its outputs after {at(last)} are not finite."
     elif isinstance(escape, Censored) and (left is not None or start < threshold):
@@ -89,7 +89,7 @@ def _of_one(run: Run, mode: str, threshold: float) -> str:
         back = "It came back to it" if number == first and start >= threshold else "One class dominates"
         text += f" {back}: {names[number]} takes {share(end)} of all guesses after {at(last)}."
     if np.isfinite(end) and isinstance(escape, Censored):
-        also = " ".join([_alive([run], mode, -1, "have"), _pull(run)])
+        also = " ".join([_active_share([run], mode, -1, "have"), _no_pull(run)])
     return " ".join(filter(None, (text, also.strip(), _ended(run, mode))))
 
 
@@ -121,26 +121,26 @@ def _of_several(panel: Panel, threshold: float) -> str:
     sentences = [f"At initialisation the most guessed class takes {_interval(finite)} of all guesses{where}."]
     if max(map(len, tables)) == 1:
         return sentences[0]
-    sentences.append(_alive(runs, mode, 0, "had"))
+    sentences.append(_active_share(runs, mode, 0, "had"))
     left = [
         step for number in biased if (step := left_step(tables[number], favoured[number] or 0, threshold)) is not None
     ]
     if biased:
         which = f"{len(left)} of {len(biased)}" if left else f"None of {len(biased)}"
         sentences.append(f"{which} runs left that class{f', {_after(left, spe)}' if left else ''}.")
-    free = [moment for number in biased if isinstance(moment := escapes[number], int)]
-    if free and sorted(free) != sorted(left):
-        which = f"{len(free)} of {len(biased)} runs"
-        sentences.append(f"{which} stay under {share(threshold)} in any class {_after(free, spe)}.")
+    escaped = [moment for number in biased if isinstance(moment := escapes[number], int)]
+    if escaped and sorted(escaped) != sorted(left):
+        which = f"{len(escaped)} of {len(biased)} runs"
+        sentences.append(f"{which} stay under {share(threshold)} in any class {_after(escaped, spe)}.")
     trapped = [number for number in range(every) if end[number] >= threshold]
     if trapped:
         at_end = _interval([end[number] for number in trapped])
-        same = sum(favoured[number] == _most(tables[number], -1) for number in trapped)
+        same = sum(favoured[number] == _most_guessed(tables[number], -1) for number in trapped)
         sentences.append(
             f"At the end one class, the one favoured at the start in {same} of {len(trapped)}, takes {at_end} of all "
             f"guesses in {len(trapped)} of {every} runs."
         )
-        sentences += [_alive([runs[number] for number in trapped], mode, -1, "have"), _pull(runs[trapped[0]])]
+        sentences += [_active_share([runs[number] for number in trapped], mode, -1, "have"), _no_pull(runs[trapped[0]])]
     if broken := sum(not np.isfinite(value) for value in end):
         sentences.append(f"In {broken} of {every} runs the outputs at the end are not finite.")
     accuracy = _interval([run.table("accuracy", mode).iloc[-1].mean(skipna=False) for run in runs])
@@ -149,8 +149,8 @@ def _of_several(panel: Panel, threshold: float) -> str:
     return " ".join(filter(None, sentences))
 
 
-def _takers(guesses: pd.DataFrame, since: int, threshold: float) -> list[int]:
-    """The classes that are at the threshold at some probe from a step on, in the order of their first time."""
+def _dominant_classes(guesses: pd.DataFrame, since: int, threshold: float) -> list[int]:
+    """The classes that reach the threshold at some probe from step `since` on, in the order in which they first do."""
     dominance = guesses.max(axis=1, skipna=False)
     taken = guesses[(dominance >= threshold) & (guesses.index >= since)]
     return list(dict.fromkeys(int(k) for k in taken.idxmax(axis=1))) if len(taken) else []
@@ -167,14 +167,14 @@ def _after(steps: Sequence[int], steps_per_epoch: int) -> str:
     return f"after a median of {when(middle, steps_per_epoch)} ({steps[0]:,} to {steps[-1]:,} steps)"
 
 
-def _most(table: pd.DataFrame, row: int) -> int | None:
+def _most_guessed(table: pd.DataFrame, row: int) -> int | None:
     """The class most guessed at a probe; None if the outputs are not finite."""
     guesses = table.iloc[row]
     return None if guesses.isna().any() else int(guesses.idxmax())
 
 
 def _interval(values: Sequence[float]) -> str:
-    """A mean of fractions over runs, with its 95 % interval, or with their range where they are too few for one."""
+    """A mean of fractions over runs, with its 95 % interval, or with their range if there are too few."""
     column: Array = np.array(values, dtype=float)[:, None]
     mean, low, high = (
         float(item.item()) for item in mean_and_bounds(column, np.ones(column.shape, dtype=bool), bounded=True)
@@ -192,22 +192,22 @@ def _per_cent(fraction: float) -> str:
     return f"{100 * fraction:.3g}"
 
 
-def _alive(runs: Sequence[Run], mode: str, row: int, verb: str) -> str:
-    """How many of the images that are not of the most guessed class have a gradient, as a mean of some runs."""
+def _active_share(runs: Sequence[Run], mode: str, row: int, verb: str) -> str:
+    """The share of images outside the most guessed class that have a gradient, as a mean over runs, in words."""
     parts = []
     for run in runs:
         count = run.table("count", mode).iloc[row].to_numpy()
         active = run.table("active_fraction", mode).iloc[row].to_numpy()
-        others = np.arange(len(count)) != _most(run.table("guess_fraction", mode), row)
+        others = np.arange(len(count)) != _most_guessed(run.table("guess_fraction", mode), row)
         with np.errstate(invalid="ignore"):
             parts.append((active * count)[others].sum() / count[others].sum())
     alive = float(np.mean(parts))
     return f"Of the images of other classes, {share(alive)} {verb} a gradient." if np.isfinite(alive) else ""
 
 
-def _pull(run: Run) -> str:
-    """Where the loss of a run's last probe does not pull the true class up."""
-    last_step = min(run.metrics["step"].iloc[-1], run.info["total_steps"] - 1)  # the one that a probe looks ahead to
+def _no_pull(run: Run) -> str:
+    """Where the loss at a run's last probe does not pull the true class up, in words."""
+    last_step = min(run.metrics["step"].iloc[-1], run.info["total_steps"] - 1)  # a probe uses the next step's loss
     curves = curves_of(run, last_step / run.steps_per_epoch)
     does = {WRONG: "pushes the true class further down", DEAD: "has no gradient"}
     sentences = []

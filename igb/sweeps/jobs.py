@@ -27,16 +27,16 @@ class Job(NamedTuple):
     arguments: list[str]
 
     def ended(self, error: Exception | None) -> JobReturn:
-        """What Hydra is told of it."""
+        """Hydra's record of a job that ended."""
         status = JobStatus.FAILED if error else JobStatus.COMPLETED
         overrides = list(self.config.hydra.overrides.task)
         return JobReturn(overrides=overrides, hydra_cfg=self.config, status=status, _return_value=error)
 
 
 class ProcessLauncher(Launcher):
-    """What both launchers share: from the overrides of a job to a command. A launcher checks its own jobs."""
+    """Makes a command from the overrides of each job, for the launchers that start one. A launcher checks its jobs."""
 
-    runs_here = True  # the devices of this machine are those of the jobs
+    runs_here = True  # so that this machine needs the devices
 
     def check(self, configs: Sequence[DictConfig]) -> None:
         """Raise InputError if jobs of these configs cannot be launched."""
@@ -47,7 +47,7 @@ class ProcessLauncher(Launcher):
         self.hydra_context, self.config = hydra_context, config
 
     def jobs(self, job_overrides: Sequence[Sequence[str]]) -> list[Job]:
-        """The jobs of a sweep, their folders made."""
+        """Make the jobs of a sweep and their folders."""
         loader = self.hydra_context.config_loader
         swept = swept_keys(self.config, self.hydra_context)
         found = []
@@ -56,7 +56,7 @@ class ProcessLauncher(Launcher):
             folder = Path(config.hydra.sweep.dir).resolve() / config.hydra.sweep.subdir
             make_folder(folder, exclusively=False)
             own = [item for item in config.hydra.overrides.hydra if not item.lstrip("+").startswith(OWN)]
-            to_file = "hydra.job_logging.root.handlers=[file]"  # where all that the process prints goes too
+            to_file = "hydra.job_logging.root.handlers=[file]"  # which also takes what the process prints
             flags = ["--config-name", str(config.hydra.job.config_name)]
             for source in config.hydra.runtime.config_sources:
                 if source.provider == "command-line":
@@ -88,20 +88,20 @@ def refuse_several_devices(configs: Sequence[DictConfig]) -> None:
         raise InputError(f"trainer.devices={devices} in a sweep needs hydra/launcher=slurm")
 
 
-def check_jobs(configs: Sequence[DictConfig], paths: Sequence[Path | None], here: bool = True) -> None:
-    """Exit with one line if a value of a job is not right, or its folder, where it may be old, holds another run.
+def check_jobs(configs: Sequence[DictConfig], folders: Sequence[Path | None], on_this_machine: bool = True) -> None:
+    """Exit with one line if a value of a job is wrong, or if its folder holds another run.
 
-    `here` is whether the jobs are to be on this machine.
+    A job in a new folder has None. Jobs `on_this_machine` need its devices.
     """
     with one_line_exit():
         with quick_imports():
             from igb import experiment
         from igb.folder import identity, state
 
-        for config, folder in zip(configs, paths, strict=True):
+        for config, folder in zip(configs, folders, strict=True):
             _refuse_mixtures(config)
             import_from(config.hydra.runtime)
-            experiment.build(config, here)
+            experiment.build(config, on_this_machine)
             if folder is not None:
                 identity.refuse_other(folder, without_hydra(config))
                 state.finished(folder, config)
@@ -119,7 +119,7 @@ def _refuse_mixtures(config: DictConfig) -> None:
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
-    """The config of a run as it is recorded, less Hydra's own."""
+    """The config of a run without Hydra's own part, as it is recorded."""
     config = config.copy()
     with open_dict(config):
         config.pop("hydra", None)

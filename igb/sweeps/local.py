@@ -20,7 +20,7 @@ LOOK_EVERY = 0.2  # seconds, at processes
 
 
 class LocalLauncher(ProcessLauncher):
-    """Runs the jobs of a sweep on this machine, so that one that is killed is that job's failure alone.
+    """Runs each job of a sweep in its own process on this machine; one that is killed fails alone.
 
     Args:
         n_jobs: processes at a time; each computes with cores / n_jobs threads unless `compute.threads` is set.
@@ -31,7 +31,7 @@ class LocalLauncher(ProcessLauncher):
             self.n_jobs = _checks.integer("hydra.launcher.n_jobs", n_jobs, at_least=1)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run all jobs; Ctrl-C and SIGTERM stop those that run and start no more."""
+        """Run all jobs. Ctrl-C and SIGTERM stop the running ones and start no others."""
         jobs = self.jobs(job_overrides)
         waiting = list(enumerate(jobs))
         running: dict[int, subprocess.Popen[bytes]] = {}
@@ -43,7 +43,7 @@ class LocalLauncher(ProcessLauncher):
                     if len(running) == self.n_jobs:
                         break
                     number, job = entry
-                    if not in_use(job.folder):  # by a process that outlived its sweep, and is waited for
+                    if not in_use(job.folder):  # else a process of an earlier sweep still runs there: wait for it
                         waiting.remove(entry)
                         running[number] = self._start(job)
                         print(f"igb: started {job.label}", flush=True)
@@ -73,7 +73,7 @@ class LocalLauncher(ProcessLauncher):
 
 
 def _error(status: int) -> Exception | None:
-    """What an exit status says, where the run itself could not say it."""
+    """The error that an exit status tells of, if the run could not record it."""
     return RuntimeError(f"killed by {signal.Signals(-status).name}") if status < 0 else None
 
 

@@ -27,7 +27,7 @@ from igb.training.stopping import Stop, StoppedError
 
 OF_IGB = {"array", "comment", "error", "job-name", "open-mode", "output", "signal"}  # options of sbatch
 REQUEUE_SECONDS = 20  # for SLURM to answer
-PATIENCE = 20.0  # seconds, for the last words of a job
+PATIENCE = 20.0  # seconds, for the final status of a job
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 class SlurmLauncher(ProcessLauncher):
     """Submits the jobs of a sweep as a SLURM job array and waits until each has ended.
 
-    What is alive is what SLURM's queue says, and how a run ended is what its run.json says. A job that is in the queue
-    already, from a sweep that was left, is waited for.
+    SLURM's queue says which jobs are alive, and run.json how a run ended. A job that an earlier command left in the
+    queue is waited for, not submitted again.
 
     Args:
         time: minutes that a job may take, after which it is queued again.
@@ -164,7 +164,7 @@ class SlurmLauncher(ProcessLauncher):
         return found
 
     def _wait(self, records: Path, jobs: dict[str, Job]) -> dict[str, Exception | None]:
-        """Wait until no job is in the queue; what is wrong with each, where the run itself could not say it."""
+        """Wait until no job is in the queue; return the error of each, None where the run recorded how it ended."""
         seen: dict[str, str] = {}
         gone: dict[str, float] = {}  # when a job was first missed
         ended: dict[str, Exception | None] = {}
@@ -179,7 +179,7 @@ class SlurmLauncher(ProcessLauncher):
                 standing = alive[name].standing if name in alive else "ended"
                 status = _status(jobs[name].folder)
                 if standing == "ended" and status not in (*schema.FINAL, "failed"):
-                    # The last words may take a while to come through a network file system.
+                    # run.json may take a while to arrive through a network file system.
                     if time.monotonic() - gone.setdefault(name, time.monotonic()) < PATIENCE:
                         continue
                     ended[name] = RuntimeError("no final status: its job was cancelled or killed, or its node was lost")
@@ -196,7 +196,7 @@ class SlurmLauncher(ProcessLauncher):
 
 
 def _status(folder: Path) -> str | None:
-    """What the run in a folder says of itself, if that can be read."""
+    """The status in run.json, if that can be read."""
     try:
         return str((state.read(folder) or {}).get("status"))
     except InputError:
@@ -216,22 +216,22 @@ def _out_of_a_job() -> Iterator[None]:
 
 
 def slurm_job(arguments: Sequence[str], folder: Path, seconds: float) -> None:
-    """Run `igb` in a task of a SLURM job that has so many seconds; its log in the run's folder takes all it prints.
+    """Run `igb` in a task of a SLURM job that has so many seconds, and send all it prints to the run's log.
 
-    A job that SLURM told to stop (SIGUSR2: near its limit, or about to be preempted) is queued again, its checkpoint
-    written, unless its time did not get it as far as that. SIGTERM is what `scancel` and SLURM's own requeue send, and
-    is left to them.
+    SIGUSR2 says that the job is near its time limit or about to be preempted: it writes a checkpoint and is queued
+    again, unless its whole time was too short for a first checkpoint. SIGTERM comes from `scancel` and SLURM's own
+    requeue, which need no help.
     """
     started, before = time.monotonic(), _written(checkpoint_path(folder))
     first = os.environ.get("SLURM_PROCID", "0") == "0"
-    if not first:  # the first alone writes
+    if not first:  # only the first task writes
         arguments = [*arguments, "hydra.output_subdir=null"]
     with open(log_path(folder), "ab") as stream:
         for descriptor in (1, 2):
             os.dup2(stream.fileno(), descriptor)
     sys.argv = ["igb", *arguments]
     status: object = 0
-    with Stop():  # from the start: submitit's own handlers would act on what comes before the run's
+    with Stop():  # from the start: before the run has its own handlers, submitit's would act
         try:
             runpy.run_module("igb", run_name="__main__")
         except StoppedError as stopped:
@@ -241,7 +241,7 @@ def slurm_job(arguments: Sequence[str], folder: Path, seconds: float) -> None:
             if isinstance(status, str):
                 print(status, file=sys.stderr)
     if status == 128 + signal.SIGUSR2 and not first:
-        time.sleep(REQUEUE_SECONDS)  # a task that fails takes down the others, of which the first is at the next line
+        time.sleep(REQUEUE_SECONDS)  # a task that fails kills the others, while the first still requeues
     elif status == 128 + signal.SIGUSR2:
         advanced = _written(checkpoint_path(folder)) != before
         if advanced or time.monotonic() - started < seconds / 2:

@@ -75,8 +75,8 @@ class IgbSweeper(Sweeper):
         names = run_names(given, sweep) if named else [self._subdir(job, k) for k, job in enumerate(given)]
         jobs = [[*job, f"hydra.sweep.subdir={quoted(name)}"] for job, name in zip(given, names, strict=True)]
         configs = [loader.load_sweep_config(self._config, job) for job in jobs]
-        here = getattr(self._launcher, "runs_here", True)  # Hydra's own launchers do not say
-        check_jobs(configs, [None if new else sweep / name for name in names], here)
+        runs_here = getattr(self._launcher, "runs_here", True)  # Hydra's own launchers do not say
+        check_jobs(configs, [None if new else sweep / name for name in names], runs_here)
         with one_line_exit():
             runs = zip(names, configs, strict=True)
             if to_do := [config for name, config in runs if new or not state.finished(sweep / name, config)]:
@@ -111,14 +111,14 @@ class IgbSweeper(Sweeper):
         return self._sum_up(sweep, dict(zip(names, configs, strict=True)), {_name(job): job for job in returns})
 
     def _subdir(self, job: Sequence[str], number: int) -> str:
-        """The folder that the user's `hydra.sweep.subdir` gives a job."""
+        """The folder of a job by the user's own `hydra.sweep.subdir`."""
         config = self._context.config_loader.load_sweep_config(self._config, list(job))
         with open_dict(config):
             config.hydra.job.num = number
         return str(config.hydra.sweep.subdir)
 
     def _sum_up(self, sweep: Path, runs: dict[str, DictConfig], returns: dict[str, JobReturn]) -> dict[str, JobReturn]:
-        """Say how the runs ended, by their run.json; exit non-zero if one failed."""
+        """Report how the runs ended, as run.json says; exit non-zero if one failed."""
         swept = swept_keys(self._config, self._context)
         failed = []
         ended: Counter[str] = Counter()
@@ -171,9 +171,9 @@ def run_name(overrides: Sequence[str]) -> str:
 
 
 def run_names(jobs: Sequence[Sequence[str]], sweep: Path) -> list[str]:
-    """The folder name of each job of a sweep: its `run_name`, unless the run it goes on with has another in the sweep.
+    """The folder name of each job of a sweep: its `run_name`, or that of the run in the sweep that it resumes.
 
-    That is a run whose overrides differ in nothing but what may differ, such as a limit that grew.
+    It resumes a run whose overrides differ only in keys that may differ or grow.
     """
     existing: dict[frozenset[str], list[str]] = {}
     for file in sweep.glob("*/.hydra/overrides.yaml"):
@@ -185,7 +185,7 @@ def run_names(jobs: Sequence[Sequence[str]], sweep: Path) -> list[str]:
     names = []
     for job, its in zip(jobs, wanted, strict=True):
         name, others = run_name(job), existing.get(its, [])
-        alone = len(others) == 1 and wanted.count(its) == 1  # else it is by limits that runs differ
+        alone = len(others) == 1 and wanted.count(its) == 1  # else runs differ by their limits alone
         names.append(others[0] if alone else name)
     return names
 
@@ -197,7 +197,7 @@ def _name(job: JobReturn) -> str:
 
 
 def _command(sweep: Path | None) -> str:
-    """The command that goes on with the sweep, in a folder that it would not find by itself."""
+    """The command that resumes the sweep; it names the folder where it would not find it by itself."""
     plain = re.fullmatch(r"[A-Za-z0-9_./-]*", str(sweep))
     folder = [f"hydra.sweep.dir={sweep if plain else quoted(str(sweep))}"] if sweep else []
     return shlex.join(["igb", *sys.argv[1:], *folder])

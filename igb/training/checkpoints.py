@@ -39,15 +39,15 @@ class Checkpoint(NamedTuple):
 class Checkpoints(pl.Callback):
     """Writes a checkpoint every few minutes, at the end of every epoch and of the run, and when the run is to stop.
 
-    It stands between step losses and probe in the trainer's list, so that a checkpoint is of the network after a step
-    and its loss, before its probe; a run that resumes from it starts with that probe, if one is due.
+    It comes between step losses and probe in the trainer's list. A checkpoint thus holds the network after a step and
+    before its probe; a run that resumes from it starts with that probe, if one is due.
 
     Args:
         folder: of the run.
         schedule: of the run.
         stopwatch: of the run.
         losses: of its steps, which are read before a checkpoint is written.
-        records: whose state is part of a checkpoint; None in a process that writes nothing, as another does.
+        records: whose state is part of a checkpoint; None in every process but the first.
         stop: says whether the run is to stop.
         minutes: between checkpoints within an epoch.
         last: the checkpoint that this run resumes from, if it does.
@@ -83,7 +83,7 @@ class Checkpoints(pl.Callback):
         self._due = time.monotonic() + 60 * self.minutes
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        """Write a checkpoint if one is due; leave if the run is to stop."""
+        """Write a checkpoint if one is due; raise StoppedError if the run is to stop."""
         is_due = int(time.monotonic() >= self._due)
         if self.schedule.ends_epoch(trainer.global_step) or self.stop.all_reduce_max(is_due):
             self._save(trainer)
@@ -125,7 +125,7 @@ class Checkpoints(pl.Callback):
 
 
 def latest(folder: Path) -> Checkpoint | None:
-    """The last checkpoint of a run that is whole; None if there is none. Where the last one is damaged, say so."""
+    """The last undamaged checkpoint of a run, or None; a damaged one is logged."""
     for path in (checkpoint_path(folder), previous_checkpoint_path(folder)):
         if not path.exists():
             continue
@@ -133,12 +133,12 @@ def latest(folder: Path) -> Checkpoint | None:
             state = read_checkpoint(path)
             return Checkpoint(path, state["global_step"], **state["igb"])
         except DAMAGE as error:
-            log.warning("%s is damaged (%s); the run resumes from what is before it", path, one_line(error))
+            log.warning("%s is damaged (%s); the run resumes from before it", path, one_line(error))
     return None
 
 
 def prune(folder: Path, keep: bool) -> None:
-    """Leave a completed run's folder with its last checkpoint alone, or with none."""
+    """Delete the checkpoints that a completed run does not need: all, or all but the last."""
     for file in (previous_checkpoint_path(folder), *([] if keep else [checkpoint_path(folder)])):
         file.unlink(missing_ok=True)
 

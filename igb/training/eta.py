@@ -15,10 +15,10 @@ log = logging.getLogger(__name__)
 
 
 class Eta(pl.Callback):
-    """Times steps and probes as they happen, and after the first ten steps says how long the rest will take.
+    """Times steps and probes, and after ten steps logs how long the rest will take.
 
-    It stands behind the probe in the trainer's list. Recording counts as part of a step; the first step, in which
-    libraries set themselves up, does not count.
+    It comes after the probe in the trainer's list. Recording counts as part of a step. The first step does not count:
+    libraries set themselves up in it.
 
     Args:
         schedule: of the run.
@@ -51,7 +51,7 @@ class Eta(pl.Callback):
             log.info("estimate: %s", self.estimate())
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say where the run stands, where no progress bar does."""
+        """Log the epoch and the dominance, unless a progress bar shows them."""
         if not trainer.progress_bar_callback:
             epochs, dominance = self.schedule.epochs, self.probe.dominance
             log.info("epoch %d of %d: dominance %.2f", trainer.current_epoch + 1, epochs, dominance)
@@ -62,7 +62,7 @@ class Eta(pl.Callback):
         return (self.schedule.total_steps - self._step) * self.step_seconds, probes * self.probe_seconds
 
     def estimate(self) -> str:
-        """What is to go, in words, and what `probe=log` would take where probing takes longer than training."""
+        """The time to go, in words; also that of `probe=log` where probing takes longer than training."""
         training, probing = self.remaining()
         if not self.probe_seconds:  # a run that resumes between probes
             return f"{duration(training)} to go without probing, which was not timed yet"
@@ -76,9 +76,9 @@ class Eta(pl.Callback):
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's, with the time to go from `Eta`: steps with and without a probe differ too much for an average.
+    """Lightning's bar with the time to go from `Eta`: steps with and without a probe differ too much for an average.
 
-    Loss and dominance are those last read: what Lightning logs it would fetch from the device at every batch.
+    It shows the loss and dominance that were read last. What Lightning logs it would fetch from the device every batch.
     """
 
     BAR_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
@@ -88,12 +88,12 @@ class ProgressBar(TQDMProgressBar):
         self._eta, self._step_losses = eta, losses
 
     def on_train_start(self, trainer: pl.Trainer, *arguments: Any) -> None:
-        """Make the bar, and give it an epoch at once: Lightning does not for one that resumes in its middle."""
+        """Make the bar and start its epoch at once: Lightning does not when a run resumes within one."""
         super().on_train_start(trainer, *arguments)
         self.on_train_epoch_start(trainer)
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        """What stands behind the bar."""
+        """The text behind the bar."""
         at_least = "" if self._eta.probe_seconds else "over "  # a probe was not timed yet
         read = {"loss": self._step_losses.last, "dominance": self._eta.probe.dominance}
         known = {name: f"{value:.3g}" for name, value in read.items() if value is not None}

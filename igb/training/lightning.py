@@ -68,14 +68,14 @@ def trainer(
 
 
 def _environment(devices: int) -> ClusterEnvironment:
-    """Who starts the processes of a run: SLURM, where `srun` made a task for each device; else this process."""
+    """Who starts the processes of a run: SLURM if `srun` made a task for each device, else this process."""
     if devices > 1 and slurm_tasks() == devices:
         return SLURMEnvironment(auto_requeue=False)  # which would write its own checkpoint within the signal handler
     return LightningEnvironment()
 
 
 def _quiet_lightning() -> None:
-    """Silence what Lightning says about itself, and about choices that are igb's and not the user's."""
+    """Silence Lightning about itself, and about choices that igb makes and not the user."""
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     modules = r"(pytorch_lightning|lightning_fabric|torchmetrics)\..*"
@@ -84,7 +84,7 @@ def _quiet_lightning() -> None:
 
 
 class StreamingCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints where they belong; Lightning's way is through memory and the folder of temporary files."""
+    """Writes checkpoints straight to their file; Lightning goes through memory and the folder of temporary files."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint; OSError if the disk is full."""

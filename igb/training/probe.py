@@ -19,7 +19,7 @@ from igb.training.stopwatch import Stopwatch
 
 
 class View(NamedTuple):
-    """What a probe looks at: the images of a split, and what batch norm normalises them by."""
+    """What a probe looks at: the images of a split, normalised by `running` or `batch` statistics."""
 
     split: str
     batch_norm: str
@@ -27,7 +27,7 @@ class View(NamedTuple):
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What one probe saw in one view, after `step` optimizer steps."""
+    """The statistics of one probe in one view, after `step` optimizer steps."""
 
     step: int
     view: View
@@ -65,7 +65,7 @@ class Probe:
 class ProbeCallback(pl.Callback):
     """Measures a classifier at initialisation, during epoch one, at the end of every epoch, and after the last step.
 
-    Training goes on exactly as if it had not: no weight, running statistic, optimizer or random state, or mode changes.
+    It leaves training exactly as it was: no weight, running statistic, optimizer state, random state or mode changes.
 
     Args:
         probe: what to measure.
@@ -112,7 +112,7 @@ class ProbeCallback(pl.Callback):
 
     def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule, step: int) -> None:
         assert isinstance(pl_module, Classifier)
-        if pl_module.device.type == "cuda":  # which may still be at the step before
+        if pl_module.device.type == "cuda":  # the step before may still be running there
             torch.cuda.synchronize(pl_module.device)
         with self.stopwatch.probe():
             results = self._look(pl_module, step, several=trainer.world_size > 1)
@@ -120,7 +120,7 @@ class ProbeCallback(pl.Callback):
             self.dominance = results[0].statistics.dominance
 
     def _look(self, classifier: Classifier, step: int, several: bool) -> list[ProbeResult]:
-        if several:  # a batch norm that saw a shard alone gives way to that of the first process, as in the next step
+        if several:  # each batch norm saw its shard alone; use that of the first process, as the next step will
             for buffer in classifier.network.buffers():
                 dist.broadcast(buffer, 0)
 

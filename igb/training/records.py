@@ -1,4 +1,4 @@
-"""The tables, matrices and TensorBoard events of a run, written so that they can be read while the run goes on."""
+"""The tables, matrices and TensorBoard events of a run, readable while it is running."""
 
 import csv
 import itertools
@@ -33,7 +33,7 @@ NOTHING = {"metrics": 0, "train": 0, "probes": 0, "seconds": 0.0}  # what a run 
 
 
 class Records(pl.Callback):
-    """Writes what probes and steps give; as a context manager it opens the files of a run, and closes them.
+    """Writes the results of probes and steps; as a context manager it opens and closes the files of a run.
 
     Args:
         state: of the run, whose folder takes the files.
@@ -43,8 +43,8 @@ class Records(pl.Callback):
         probe: whose views are drawn.
         schedule: of the run.
         stopwatch: of the run.
-        kept: what `records_state` gave when the checkpoint was written that the run goes on from; what came later is
-            dropped. InputError if there is less.
+        kept: the `records_state` in the checkpoint that the run resumes from. Rows after it are dropped; InputError if
+            some before it are missing.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Records(pl.Callback):
                 each.callback(file.close)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write on what the run computes."""
+        """Write to run.json on which hardware and how the run computes."""
         assert isinstance(pl_module, Classifier)
         device = trainer.strategy.root_device
         hardware = {**self.run_state.entries["hardware"], "cpu": torch.backends.cpu.get_cpu_capability()}
@@ -123,7 +123,7 @@ class Records(pl.Callback):
         self._flush()
 
     def record(self, results: Sequence[ProbeResult]) -> None:
-        """Write what a probe saw."""
+        """Write the results of a probe."""
         classes = len(self.class_names)
         for result in results:
             step, view, stats = result.step, result.view, result.statistics
@@ -146,7 +146,7 @@ class Records(pl.Callback):
             self.write_matrices()
 
     def records_state(self) -> dict[str, Any]:
-        """How much is recorded, to be kept in a checkpoint."""
+        """How much is recorded so far, for a checkpoint."""
         self._flush()
         tables = {name: table_path(self.folder, name) for name in ("metrics", "train")}
         for table in tables.values():
@@ -179,7 +179,7 @@ class Records(pl.Callback):
         self._tensorboard.add_scalar("train/loss", loss, step)
 
     def _read_back(self) -> None:
-        """Take up what is kept of the tables and matrices, and draw it anew for TensorBoard."""
+        """Read what is kept of tables and matrices, and draw it again for TensorBoard."""
         with open(table_path(self.folder, "metrics"), newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             while rows := list(itertools.islice(reader, len(self.class_names))):
@@ -244,7 +244,7 @@ class Records(pl.Callback):
                     writer.writerow((epoch, str(loss), *row))
 
     def _delete_events(self) -> None:
-        """Delete the event file of the process before, which is drawn anew; another program's stays."""
+        """Delete our event files, which are drawn again; those of other programs stay."""
         ours = re.compile(rf"events\.out\.tfevents\..*\d{re.escape(SUFFIX)}")
         former = re.compile(r"events\.out\.tfevents\.\d+\..*\.\d+\.\d+")
         of_schema_1 = bool(self.run_state.former) and self.run_state.former.get("schema", 1) == 1

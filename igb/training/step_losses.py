@@ -1,4 +1,4 @@
-"""The losses of the training steps: read from the device now and then, averaged over processes, and watched."""
+"""The losses of the training steps: read from the device in blocks, averaged over processes, checked to be finite."""
 
 import contextlib
 import math
@@ -23,7 +23,7 @@ class DivergedError(RuntimeError):
 
 
 class StepLoss(NamedTuple):
-    """A step that was done: its number, the loss and learning rate it had, and how fast training went about then."""
+    """A step: its number, loss and learning rate, and the speed of training around it."""
 
     number: int
     loss: float
@@ -34,7 +34,7 @@ class StepLoss(NamedTuple):
 class StepLosses(pl.Callback):
     """Keeps the loss of every step on the device, and reads it before a probe or when there are enough to read.
 
-    It stands before the probe in the trainer's list.
+    It comes before the probe in the trainer's list.
 
     Args:
         schedule: of the run.
@@ -54,20 +54,20 @@ class StepLosses(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        """Keep the loss of a step, and read those kept if it is time."""
+        """Keep the loss of a step; read all kept ones before a probe, or when there are enough."""
         step, rate = trainer.global_step, trainer.optimizers[0].param_groups[0]["lr"]
         self._pending.append((step, outputs["loss"], rate, batch.size))
         if self.schedule.is_probed(step) or len(self._pending) >= STEPS_BETWEEN_READS:
             self.read(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Read what is left, unless that takes another process, which may be the one that failed."""
+        """Read the remaining losses, unless that needs another process, which may be the one that failed."""
         if trainer.world_size == 1:
             with contextlib.suppress(DivergedError):
                 self.read(trainer)
 
     def read(self, trainer: pl.Trainer) -> None:
-        """Hand on the steps that are left; raise DivergedError if the loss of one is not finite."""
+        """Record the steps since the last read; raise DivergedError if a loss is not finite."""
         if not self._pending:
             return
         pending, self._pending = self._pending, []

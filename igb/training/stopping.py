@@ -1,4 +1,4 @@
-"""How a run that is told to stop ends between two steps: Ctrl-C, and what schedulers send before they kill."""
+"""Stopping between two steps on Ctrl-C, or on the signals that schedulers send before they kill."""
 
 import contextlib
 import signal
@@ -11,7 +11,7 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR2") if
 
 
 class StoppedError(BaseException):
-    """The run was told to stop; no `except Exception` of a library that is being imported or called may keep it.
+    """The run was told to stop. It is no Exception, so that no library catches it.
 
     Args:
         number: of the signal.
@@ -26,9 +26,9 @@ class StoppedError(BaseException):
 
 
 class Stop:
-    """As a context manager, takes the signals; a signal stops the run at the next `check`, a second one at once.
+    """Handles the signals while it is entered: a first one stops the run at the next `check`, a second at once.
 
-    Outside `deferred` every signal stops at once, as there is nothing to keep whole.
+    Outside `deferred` every signal stops at once: there is no step to finish.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Stop:
     def __enter__(self) -> "Stop":
         if threading.current_thread() is threading.main_thread():  # which alone may
             handlers = {number: signal.getsignal(number) for number in SIGNALS}
-            # A shell has its background jobs ignore Ctrl-C, and they go on doing so.
+            # A shell makes its background jobs ignore Ctrl-C; that stays so.
             self._before = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
             self.listen()
         return self
@@ -53,7 +53,7 @@ class Stop:
         self._before = {}
 
     def listen(self) -> None:
-        """Take the signals, also from who took them since: Lightning, which would act inside the handler."""
+        """Install the handlers, again if Lightning replaced them: its own would act within the handler."""
         for number in self._before:
             signal.signal(number, self._handle)
 

@@ -6,6 +6,7 @@ from igb.compute import mode
 from tests.conftest import needs_bfloat16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_bfloat16", [False, pytest.param(True, marks=needs_bfloat16)])
 def test_every_rung_is_timed_beside_the_first(monkeypatch, capsys, has_bfloat16):
     monkeypatch.setattr(models, "resnet50", models.resnet18)

@@ -40,10 +40,8 @@ def test_pictures_of_other_formats_are_counted_in_one_line(image_folder, caplog)
     with caplog.at_level(logging.WARNING):
         ImageFolder(image_folder).setup()
     (line,) = [record.message for record in caplog.records]
-    assert line.startswith(
-        f"{image_folder / 'train'}: pictures of formats that are not read were passed over: 2 .gif, "
-    )
-    assert {part.strip() for part in line.rpartition("over: ")[2].split(",")} == {
+    assert line.startswith(f"{image_folder / 'train'}: skipped pictures in unsupported formats: 2 .gif, ")
+    assert {part.strip() for part in line.rpartition("formats: ")[2].split(",")} == {
         "2 .gif",
         "1 .avif",
         "1 .jfif",
@@ -54,7 +52,7 @@ def test_pictures_of_other_formats_are_counted_in_one_line(image_folder, caplog)
 def test_a_class_of_other_formats_alone_is_named(image_folder):
     for file in (image_folder / "test" / "bee").iterdir():
         file.rename(file.with_suffix(".gif"))
-    with pytest.raises(InputError, match=r"root=.*: test/bee has no image; what is read is \.bmp, \.jpeg"):
+    with pytest.raises(InputError, match=r"root=.*: test/bee has no image; supported formats are \.bmp, \.jpeg"):
         ImageFolder(image_folder).setup()
 
 
@@ -111,7 +109,7 @@ def test_fit_is_part_of_what_is_decoded(image_folder):
 def test_a_class_whose_name_is_no_utf8_is_refused_before_anything_is_written(image_folder, tmp_path):
     for split in ("train", "test"):
         (image_folder / split / "bee").rename(image_folder / split / os.fsdecode(b"b\xe9e"))
-    with pytest.raises(InputError, match=r"data\.class_names: 'b\\udce9e' is no valid UTF-8; rename it"):
+    with pytest.raises(InputError, match=r"data\.class_names: 'b\\udce9e' is not valid UTF-8; rename it"):
         tiny_run(tmp_path / "run", "data=image_folder", f"data.root={image_folder}")
     assert not (tmp_path / "run").exists()
 

@@ -229,7 +229,7 @@ def test_a_run_of_another_format_is_one_line(tmp_path, capsys, key, value):
     made_run(tmp_path / "good", [(0, 0.9, 0.1, 0.8)])
     made_run(tmp_path / "bad", [(0, 0.9, 0.1, 0.8)], **{key: value})
     report.write([tmp_path])
-    expected = "bad/run.json has no status of a run" if key == "status" else f"bad: run.json has no {key!r}"
+    expected = "bad/run.json has no status of a run" if key == "status" else f"bad: run.json has no valid {key!r}"
     assert expected in capsys.readouterr().out
 
 

@@ -136,6 +136,7 @@ def test_rows_of_classes_have_the_favoured_class_first(pz):
     assert (table.groupby("class")["rank"].nunique() == 1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_runs_and_is_collected_and_drawn(stage, command, tmp_path):
     folder = f"hydra.sweep.dir={tmp_path}/sweeps/{stage}"
@@ -524,6 +525,7 @@ def test_a_page_has_the_tables_of_the_csv_files(page):
         assert (FOLDER / f"{name}.png").exists() == all((FOLDER / f"{file}.csv").exists() for file in needs)
 
 
+@pytest.mark.slow
 def test_the_figures_are_those_of_the_csv_files(tmp_path):
     for file in FOLDER.glob("*.csv"):
         shutil.copy(file, tmp_path)
@@ -535,6 +537,7 @@ def test_the_figures_are_those_of_the_csv_files(tmp_path):
             assert (abs(there - drawn) > 0.2).sum() < 20, name  # a dot elsewhere is more
 
 
+@pytest.mark.slow
 def test_features_of_every_initialiser_are_tabulated(monkeypatch):
     monkeypatch.setattr("reproduction.features.SEEDS", range(1))
     table = features([*TINY, "model._target_=igb.models.resnet18"])

@@ -24,6 +24,7 @@ def runs(folder=Path("multirun/mine")):
     return {file.parent.name: json.loads(file.read_text()) for file in folder.glob("*/run.json")}
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_the_failure_of_its_job_alone(command):
     targets = "model._target_=tests.helpers.networks.Tiny,tests.helpers.networks.Killed"
     status, output = command(*LOCAL, "trainer.max_steps=2", targets)
@@ -40,6 +41,7 @@ def test_a_killed_process_is_the_failure_of_its_job_alone(command):
     assert (tiny / ".hydra" / "overrides.yaml").exists()
 
 
+@pytest.mark.slow
 def test_jobs_have_the_config_folder_of_the_sweep(command, tmp_path):
     own = shutil.copytree(config_folder(), tmp_path / "own")
     (own / "optimizer" / "sgd.yaml").write_text("_target_: igb.training.sgd\nlr: 0.125\n")
@@ -49,6 +51,7 @@ def test_jobs_have_the_config_folder_of_the_sweep(command, tmp_path):
     assert run["config"]["optimizer"]["lr"] == 0.125
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_jobs_at_a_checkpoint_each(tmp_path):
     """A terminal gives it to all processes of its foreground at once."""
     arguments = [sys.executable, "-m", "igb", *LOCAL, "seed=0,1", "trainer.max_epochs=300"]

@@ -28,8 +28,9 @@ def runs(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("one", "several"), [("apart", "two"), ("linear-1", "linear-3")])
-def test_devices_train_and_measure_as_one_that_normalises_each_share_apart(runs, one, several):
+def test_devices_train_and_measure_as_one_that_normalises_each_shard_apart(runs, one, several):
     """And as one in all else, where there is no batch norm."""
     expected, found = (read_metrics(runs / name / "metrics.csv", 10) for name in (one, several))
     pd.testing.assert_frame_equal(found[found["step"] == 0], expected[expected["step"] == 0], rtol=1e-12, atol=1e-15)
@@ -39,6 +40,7 @@ def test_devices_train_and_measure_as_one_that_normalises_each_share_apart(runs,
     assert expected["step"].tolist() == list(range(1, 35))
 
 
+@pytest.mark.slow
 def test_the_first_device_alone_writes(runs):
     assert {file.name for file in (runs / "two").iterdir() if "tfevents" not in file.name} == {
         file.name for file in (runs / "apart").iterdir() if "tfevents" not in file.name
@@ -47,11 +49,13 @@ def test_the_first_device_alone_writes(runs):
     assert json.loads((runs / "two" / "run.json").read_text())["devices"] == 2
 
 
+@pytest.mark.slow
 def test_devices_stop_together_and_go_on_to_the_same_numbers(runs):
     assert len(json.loads((runs / "stopped" / "run.json").read_text())["resumed"]) == 1
     assert content(runs / "stopped") == content(runs / "undisturbed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["running", "batch"])
 @pytest.mark.parametrize("chunk", [10, 30])
 def test_processes_measure_together_what_each_would_alone(runs, mode, chunk):
@@ -61,6 +65,7 @@ def test_processes_measure_together_what_each_would_alone(runs, mode, chunk):
         torch.testing.assert_close(other, alone, rtol=1e-14, atol=1e-15)
 
 
+@pytest.mark.slow
 def test_the_command_starts_a_process_for_each_device(tmp_path):
     (line,) = (line for line in commands(ROOT / "README.md") if "trainer.devices" in line)
     command = [sys.executable, "-m", *shlex.split(line), *TINY[:-1]]

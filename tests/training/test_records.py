@@ -272,6 +272,7 @@ def test_ctrl_c_leaves_a_finished_record(tmp_path):
     assert matrices["step"].tolist() == table["step"].unique().tolist()
 
 
+@pytest.mark.slow
 def test_records_can_be_read_after_a_kill(tmp_path):
     process = start(tmp_path / "run")
     process.kill()

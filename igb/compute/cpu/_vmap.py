@@ -1,4 +1,4 @@
-"""`torch.func.vmap` over an autograd function: each member of the batch by itself, and the results stacked."""
+"""`torch.func.vmap` over an autograd function: one member of the batch at a time, with the results stacked."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def one_by_one(function: Any, info: Any, in_dims: tuple[int | None, ...], inputs: tuple[Any, ...]) -> tuple[Any, Any]:
-    """What the `vmap` of a function returns: its outputs stacked along a first dimension, and where that is."""
+    """Call a function on each member; return the outputs, stacked along dimension 0, and that dimension for each."""
     each = [
         function.apply(
             *(

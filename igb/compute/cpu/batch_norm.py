@@ -17,11 +17,11 @@ def batch_norm(
     momentum: float,
     epsilon: float,
 ) -> Tensor:
-    """What `torch.nn.functional.batch_norm` does in training mode, with cascaded sums over centred maps.
+    """`torch.nn.functional.batch_norm` in training mode, with cascaded sums over centred maps.
 
     On channels-last maps torch's own kernel adds row after row in float32, which doubles the rounding error of a
-    ResNet-50's gradients; the layout is worth keeping for all else. Maps are [N, C, H, W]; the running statistics move
-    by `momentum`.
+    ResNet-50's gradients; the layout is faster for everything else. Maps are [N, C, H, W]; the running statistics
+    are updated with `momentum`.
     """
     normalised, mean, variance, _ = BatchNorm.apply(maps, weight, bias, epsilon)
     if running_mean is not None and running_var is not None:
@@ -50,7 +50,7 @@ class BatchNorm(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Keep what the backward pass takes."""
+        """Save what the backward pass needs."""
         maps, weight, _, ctx.epsilon = inputs
         _, mean, variance, inverse_deviation = output
         ctx.save_for_backward(maps, weight, mean, inverse_deviation)

@@ -1,7 +1,8 @@
-"""Convolutions as matrix products: the same sums, without what oneDNN's convolutions cost on small maps.
+"""Convolutions as matrix products: the same sums, without the overhead of oneDNN's convolutions on small maps.
 
-A convolution multiplies rows, one a pixel or an image, by a matrix made of its weights. Every step from images to rows
-and from weights to the matrix only copies numbers, so its gradient is its adjoint: the same copies backwards, added up.
+A convolution multiplies rows, one per pixel or per image, by a matrix made of its weights. Every step from images to
+rows and from weights to the matrix only copies numbers, so its gradient is its adjoint: the same copies backwards,
+added up.
 """
 
 import functools
@@ -37,7 +38,7 @@ class Window:
 
     @functools.cached_property
     def sees_whole_map(self) -> bool:
-        """Whether the kernel covers the map wherever it stands, so that taps on padding can be left out."""
+        """Whether the kernel covers the map at every position, so that taps on padding can be left out."""
         return all(
             (self.output[i] - 1) * self.stride[i] <= self.padding[i]
             and self.size[i] + self.padding[i] <= self.kernel[i]
@@ -46,7 +47,7 @@ class Window:
 
     @functools.cached_property
     def taps_on_map(self) -> list[tuple[slice, slice]]:
-        """For each output pixel, where `sees_whole_map`, the taps that lie on the map."""
+        """For each output pixel, if `sees_whole_map`, the taps that lie on the map."""
         tops, lefts = ([self.padding[i] - o * self.stride[i] for o in range(self.output[i])] for i in range(2))
         height, width = self.size
         return [(slice(top, top + height), slice(left, left + width)) for top in tops for left in lefts]
@@ -54,19 +55,19 @@ class Window:
 
 @functools.cache
 def window(size: Pair, kernel: Pair, stride: Pair, padding: Pair) -> Window:
-    """The one Window of these numbers, which keeps what it has worked out."""
+    """The shared Window of these numbers, which caches its properties."""
     return Window(size, kernel, stride, padding)
 
 
 def form(window: Window, dtype: torch.dtype, device: torch.device) -> str:
-    """The cheapest way to compute a convolution; the rule that all of igb goes by, from measurements on a CPU.
+    """The cheapest way to compute a convolution, by a rule from measurements on a CPU; all of igb uses it.
 
-    `pointwise`: a 1x1 kernel, whose rows are the pixels. `map`: all pixels of an image are one row, where the kernel
-    covers the map: nothing is multiplied by padding. `patches` copies the neighbourhood of each output pixel into a
+    `pointwise`: a 1x1 kernel, whose rows are the pixels. `map`: the kernel covers the map, all pixels of an image are
+    one row, and nothing is multiplied by padding. `patches` copies the neighbourhood of each output pixel into a
     row, which only pays on maps so small that oneDNN's own convolution, `direct`, mostly multiplies padding. CUDA's
     libraries need no such help.
     """
-    if device.type != "cpu" or min(window.output) < 1:  # the latter for torch to refuse
+    if device.type != "cpu" or min(window.output) < 1:  # torch refuses an empty output
         return "direct"
     if window.kernel == (1, 1) and window.padding == (0, 0):
         return "pointwise"
@@ -110,7 +111,7 @@ def _overlaps(window: Window, axis: int) -> Iterator[tuple[slice, slice]]:
         offset = tap - window.padding[axis]
         first = max(0, -(offset // stride))
         last = min(window.output[axis] - 1, (window.size[axis] - 1 - offset) // stride)
-        end = max(first, last + 1)  # the tap may lie beside the map wherever the kernel stands
+        end = max(first, last + 1)  # the tap may miss the map at every position
         yield slice(first * stride + offset, max(end * stride + offset - stride + 1, 0), stride), slice(first, end)
 
 
@@ -142,7 +143,7 @@ def matrix_adjoint(matrix: Tensor, window: Window, form: str) -> Tensor:
 class MatrixConvolution(torch.autograd.Function):
     """A convolution without bias of images [N, I, H, W], computed as a matrix product in the precision of the images.
 
-    Where rows are few, the weight's gradient is taken in the precision of the weight.
+    If rows are few, the weight's gradient is computed in the precision of the weight.
     """
 
     @staticmethod
@@ -154,7 +155,7 @@ class MatrixConvolution(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Window, str], output: tuple[Tensor, Tensor]) -> None:
-        """Keep what the backward pass takes; the rows are mostly a view of the images, and made again."""
+        """Save what the backward pass needs; the rows, mostly a view of the images, are made again there."""
         images, weight, ctx.window, ctx.form = inputs
         ctx.weight_dtype = weight.dtype
         ctx.save_for_backward(images, output[1])

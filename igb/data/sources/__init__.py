@@ -1,4 +1,4 @@
-"""The sources of the config group `data`, a file each."""
+"""The sources of the config group `data`, one file each."""
 
 from igb.data.sources.cifar10 import CIFAR10
 from igb.data.sources.digits import Digits

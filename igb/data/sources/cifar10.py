@@ -16,7 +16,7 @@ class CIFAR10(ImageData):
 
     Args:
         root: the folder that holds `cifar-10-python.tar.gz` or its unpacked `cifar-10-batches-py`; downloaded there if
-            neither is. `cifar10` in the cache folder unless given.
+            neither exists. By default `cifar10` in the cache folder.
         options: see `ImageData`.
     """
 
@@ -52,11 +52,7 @@ class CIFAR10(ImageData):
 
         try:
             return datasets.CIFAR10(self.root, train=train, download=True)
-        except (
-            OSError,
-            RuntimeError,
-            EOFError,
-        ) as error:  # no network, a wrong checksum, a folder that cannot be written
+        except (OSError, RuntimeError, EOFError) as error:  # no network, a wrong checksum, an unwritable folder
             raise InputError(
                 f"root={self.root} does not hold CIFAR-10 and it could not be downloaded ({one_line(error)}); "
                 f"put {datasets.CIFAR10.filename} (from {datasets.CIFAR10.url}) into that folder"

@@ -19,7 +19,7 @@ from igb.data.module import ImageData
 # As in `torchvision.datasets.ImageFolder`.
 READ = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
 ALSO_PICTURES = {".heic", ".heif", ".svg"}  # besides those that PIL knows
-LITTER = ("__MACOSX", "Thumbs.db")  # of programs, besides names with a leading dot
+LITTER = ("__MACOSX", "Thumbs.db")  # left by programs, as are names with a leading dot
 
 log = logging.getLogger(__name__)
 
@@ -27,12 +27,12 @@ log = logging.getLogger(__name__)
 class ImageFolder(ImageData):
     """Images in `root/train/<class>/*` and `root/test/<class>/*`, the layout of `torchvision.datasets.ImageFolder`.
 
-    What programs leave there is passed over: names with a leading dot, `__MACOSX` and `Thumbs.db`. Pictures of formats
-    that are not read are counted in one line of the log.
+    Files that programs leave there are skipped: names with a leading dot, `__MACOSX` and `Thumbs.db`. Pictures in
+    unsupported formats are skipped too, and counted in one line of the log.
 
     Args:
-        root: the folder with `train` and `test`; both have one folder a class, with the same names.
-        fit: of an image that is not square: `stretch` it, or `crop` the largest square in its middle.
+        root: the folder with `train` and `test`; both have one folder per class, with the same names.
+        fit: what to do with an image that is not square: `stretch` it, or `crop` the largest square in its middle.
         options: see `ImageData`.
     """
 
@@ -64,7 +64,7 @@ class ImageFolder(ImageData):
         return Images(**arrays)
 
     def _class_folders(self, split: str) -> dict[str, str]:
-        """The folder of each class, by the class's name: its folder's as UTF-8, whatever the locale."""
+        """The folder of each class by the class's name, which is the folder's name as UTF-8, whatever the locale."""
         folder = self.root / split
         if not folder.is_dir():
             raise InputError(
@@ -90,18 +90,18 @@ class ImageFolder(ImageData):
         for label, name in enumerate(self.class_names):
             before = len(samples)
             for path in _files(folders[name]):
-                ending = os.path.splitext(path)[1].lower()  # noqa: PTH122  (60,000 Path objects would take their time)
+                ending = os.path.splitext(path)[1].lower()  # noqa: PTH122  (60,000 Path objects would be slow)
                 if ending in READ:
                     samples.append((path, label))
                 elif ending in pictures:
                     others[ending] += 1
             if len(samples) == before:
                 raise InputError(
-                    f"root={self.root}: {split}/{name} has no image; what is read is {', '.join(sorted(READ))}"
+                    f"root={self.root}: {split}/{name} has no image; supported formats are {', '.join(sorted(READ))}"
                 )
         if others:
             counts = ", ".join(f"{count} {ending}" for ending, count in others.most_common())
-            log.warning("%s: pictures of formats that are not read were passed over: %s", self.root / split, counts)
+            log.warning("%s: skipped pictures in unsupported formats: %s", self.root / split, counts)
         return samples
 
     def _read(self, path: str) -> np.ndarray:
@@ -113,7 +113,7 @@ class ImageFolder(ImageData):
 
 
 def _files(folder: str) -> Iterator[str]:
-    """The files in a folder and in those within it, in torchvision's order, less what programs leave there."""
+    """The files in a folder and in those within it, in torchvision's order, without those that programs leave there."""
     found = []
     for place, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not _is_litter(name)]
