@@ -71,9 +71,7 @@ def test_the_control_moves_no_weight_and_stands_still_in_batch_mode(tmp_path):
 
 def test_the_trained_network_of_a_run_can_be_loaded(finished):
     folder = finished / "ce"
-    with pytest.raises(
-        InputError, match=r"is tests\.helpers\.networks\.Tiny, which is code beyond igb, .* give trust=True"
-    ):
+    with pytest.raises(InputError, match=r"is tests\.helpers\.networks\.Tiny, which is code beyond .* give trust=True"):
         igb.load_network(folder)
     network = igb.load_network(folder, trust=True)
     assert not network.training
@@ -98,16 +96,39 @@ def test_a_network_that_is_not_there_or_damaged_is_one_line(finished, tmp_path):
         igb.load_network(folder, trust=True)
 
 
-@pytest.mark.parametrize(
-    "target", ["os.system", "torch.os.system", "igb.experiment.sys.exit", "tests.helpers.networks.Tiny"]
-)
-def test_a_folder_runs_no_code_of_its_choice(tmp_path, target):
+@pytest.fixture
+def chosen(tmp_path):
+    """A run folder whose model is what one gives."""
     folder = tiny_run(tmp_path / "run", "trainer.max_steps=1", "probe.images=10")
     entries = json.loads((folder / "run.json").read_text())
-    entries["config"]["model"] = {"_target_": "torchvision.models.resnet18", "norm_layer": {"_target_": target}}
-    (folder / "run.json").write_text(json.dumps(entries))
-    with pytest.raises(InputError, match=f"{re.escape(target)}, which is code beyond"):
-        igb.load_network(folder)
+
+    def choose(model):
+        entries["config"]["model"] = model
+        (folder / "run.json").write_text(json.dumps(entries))
+        return folder
+
+    return choose
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system", "torch.nn.functional.importlib.import_module", "torch.os.system", "torch.load", "igb.load_network", "torch.hub.load",
+        "tests.conftest.x", "${oc.env:HOME}",
+    ],
+)  # fmt: skip
+def test_a_folder_runs_no_code_of_its_choice(chosen, target):
+    """However deep it stands."""
+    resnet, evil = {"_target_": "torchvision.models.resnet18"}, {"_target_": target}
+    for model in (evil, resnet | {"norm_layer": evil}, resnet | {"layers": [[1, {"x": evil}]]}):
+        with pytest.raises(InputError, match=f"{re.escape(target)}, which is code beyond"):
+            igb.load_network(chosen(model))
+
+
+@pytest.mark.parametrize("target", ["torchvision.models.nothing", "timm.nothing"])
+def test_a_network_that_is_not_there_any_more_is_one_line(chosen, target):
+    with pytest.raises(InputError, match=r"the network of .* cannot be made \(.*nothing"):
+        igb.load_network(chosen({"_target_": target}))
 
 
 def test_one_image_cannot_be_a_batch_where_there_is_batch_norm(tmp_path):

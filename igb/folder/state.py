@@ -148,7 +148,8 @@ def refuse_foreign(folder: Path) -> None:
     with suppress(Exception):  # Hydra's own file, whole or not, if it is one
         if OmegaConf.select(OmegaConf.load(hydra_path(folder)), "hydra.help.app_name") not in (None, "igb"):
             found = hydra_path(folder)
-    if found is not None:
+    # Another process of the same run may just have begun: it writes run.json before all else.
+    if found is not None and not run_path(folder).exists():
         raise InputError(f"{folder} holds {found.relative_to(folder)} but no run.json of igb's; give another folder")
 
 

@@ -1,5 +1,6 @@
 """The trained network of a run folder."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from torch import nn
 from igb._checks import InputError, one_line
 from igb._paths import import_from
 from igb.folder import state
-from igb.folder.identity import current_target, flat
+from igb.folder.identity import current_target
 from igb.folder.schema import checkpoint_path, hydra_path
 from igb.training.checkpoints import DAMAGE, read_checkpoint
 
 NETWORK = "network."  # the prefix of its weights in the checkpoint of a Classifier
-TRUSTED = ("igb", "torchvision", "torch", "timm")  # packages whose networks run no code of the folder's choice
+# Where networks are found that run no code of the folder's choice: of torch, which can load code, the layers alone.
+TRUSTED = ("igb.models", "torchvision", "torch.nn", "timm")
 
 
 def load_network(folder: str | Path, trust: bool = False) -> nn.Module:
@@ -24,8 +26,8 @@ def load_network(folder: str | Path, trust: bool = False) -> nn.Module:
 
     Args:
         folder: of the run.
-        trust: whether to run code that the folder names beyond igb, torchvision, torch and timm, and to import modules
-            from the config folder that the run had; only for folders of your own.
+        trust: whether to run other code that the folder names than networks of igb, torchvision, torch and timm, and to
+            import modules from the config folder of the run; only for folders of your own.
 
     Raises InputError if the folder holds no run, no checkpoint, or one that does not fit, and for a network of another
     package unless it is trusted.
@@ -37,12 +39,10 @@ def load_network(folder: str | Path, trust: bool = False) -> nn.Module:
     checkpoint = checkpoint_path(folder)
     if not checkpoint.exists():
         raise InputError(f"{folder} has no checkpoints/last.ckpt; the run kept none or has not come to its first yet")
-    model = OmegaConf.create(entries["config"]).model
-    for key, value in flat(model).items():
-        if key.rpartition(".")[2] == "_target_" and not trust:
-            _refuse_untrusted(str(value), folder)
-        if key.rpartition(".")[2] == "_target_":
-            OmegaConf.update(model, key, current_target(str(value)))
+    model = _with_current_targets(entries["config"].get("model"))
+    if not trust:
+        for target in _targets(model):
+            _refuse_untrusted(target, folder)
     if trust and hydra_path(folder).exists():
         import_from(OmegaConf.load(hydra_path(folder)).hydra.runtime)
     try:
@@ -60,18 +60,43 @@ def load_network(folder: str | Path, trust: bool = False) -> nn.Module:
     return loaded
 
 
+def _with_current_targets(value: Any) -> Any:
+    """The config of a model with every target by its name of today."""
+    if isinstance(value, dict):
+        return {
+            key: current_target(item) if key == "_target_" and isinstance(item, str) else _with_current_targets(item)
+            for key, item in value.items()
+        }
+    return [_with_current_targets(item) for item in value] if isinstance(value, list) else value
+
+
+def _targets(value: Any) -> Iterator[str]:
+    """Every target in the config of a model, however deep."""
+    if isinstance(value, dict):
+        if "_target_" in value:
+            yield str(value["_target_"])
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _targets(item)
+
+
 def _refuse_untrusted(target: str, folder: Path) -> None:
-    """Raise InputError unless a target is of a trusted package, by its name and by where it is defined."""
-    name = current_target(target)
-    if name.partition(".")[0] in TRUSTED:
+    """Raise InputError unless a target is in a trusted module, by its name and by where it is defined."""
+    if _is_trusted(target):
         try:
-            defined: Any = get_object(name)
+            defined: Any = get_object(target)
         except Exception as error:
             raise InputError(f"the network of {folder} cannot be made ({one_line(error)})") from error
-        # `torch.os.system` is of torch by its name alone.
-        if str(getattr(defined, "__module__", None) or "").partition(".")[0] in TRUSTED:
+        if _is_trusted(
+            str(getattr(defined, "__module__", None))
+        ):  # a module that one of these imports is so by its name alone
             return
     raise InputError(
         f"the network of {folder} is {target}, which is code beyond {', '.join(TRUSTED)}; "
         "if you trust it, give trust=True"
     )
+
+
+def _is_trusted(name: str) -> bool:
+    return any(name == module or name.startswith(f"{module}.") for module in TRUSTED)
