@@ -113,8 +113,8 @@ def chosen(tmp_path):
 @pytest.mark.parametrize(
     "target",
     [
-        "os.system", "torch.nn.functional.importlib.import_module", "torch.os.system", "torch.load", "igb.load_network", "torch.hub.load",
-        "tests.conftest.x", "${oc.env:HOME}",
+        "os.system", "torch.nn.functional.importlib.import_module", "torch.os.system", "torch.load", "torch.hub.load",
+        "igb.load_network", "tests.conftest.x", "${oc.env:HOME}",
     ],
 )  # fmt: skip
 def test_a_folder_runs_no_code_of_its_choice(chosen, target):
