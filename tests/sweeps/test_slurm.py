@@ -124,11 +124,12 @@ def test_a_sweep_runs_to_its_end(cluster, tmp_path):
 def test_a_job_at_its_time_limit_is_queued_again_and_finishes(cluster, tmp_path):
     """In the middle of epoch one."""
     limits = ("hydra.launcher.time=2", "hydra.launcher.signal_seconds=30")  # sent up to a minute early
-    slow = ("model._target_=tests.helpers.networks.Slow", "trainer.max_steps=40", "probe=log", "probe.images=50")
+    # Of two seconds each, so that the last comes after the latest that the signal can.
+    slow = ("model._target_=tests.helpers.networks.Slow", "trainer.max_steps=44", "probe=log", "probe.images=50")
     sweep = Sweep(cluster, tmp_path, *slow, *limits, "loss=ce")
     status, output = sweep.end(580)
     assert status == 0, output
-    assert 0 < resumed(sweep, "ce")[0] < 40
+    assert 0 < resumed(sweep, "ce")[0] < 44
     check(sweep, tmp_path, "ce")
 
 
