@@ -22,8 +22,6 @@ _MODULES = {
     "load_runs": "igb.report",
     "measure": "igb.statistics",
 }
-# Modules whose names stand in the configs of users and of older runs, and where their contents are today.
-_FORMER = {"networks": "igb.models", "probe": "igb.training.probe", "sources": "igb.data.sources"}
 
 
 def __getattr__(name: str) -> Any:
@@ -33,8 +31,10 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("importlib.metadata").version("igb")
     if name in _MODULES:
         return getattr(importlib.import_module(_MODULES[name]), name)
-    if name in _FORMER:
-        return importlib.import_module(_FORMER[name])
+    if not name.startswith("_"):  # a module whose former name stands in the config of a user or of an older run
+        former = importlib.import_module("igb.folder.identity").FORMER_TARGETS
+        if f"igb.{name}." in former:
+            return importlib.import_module(former[f"igb.{name}."].removesuffix("."))
     raise AttributeError(f"module 'igb' has no attribute {name!r}")
 
 

@@ -7,7 +7,14 @@ import subprocess
 
 from igb._environment import number
 
-TURN = {"None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Cleaning"}  # reasons that pass in time
+PASSING_REASONS = {
+    "None",
+    "Priority",
+    "Resources",
+    "JobArrayTaskLimit",
+    "BeginTime",
+    "Cleaning",
+}  # reasons that pass in time
 
 ENDED = {
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
@@ -26,7 +33,7 @@ class Job:
     @property
     def standing(self) -> str:
         """Its state, and why it is pending unless it only waits for its turn."""
-        is_stuck = self.state == "PENDING" and self.reason not in TURN
+        is_stuck = self.state == "PENDING" and self.reason not in PASSING_REASONS
         return f"{self.state.lower()} ({self.reason})" if is_stuck else self.state.lower()
 
     @property

@@ -38,7 +38,7 @@ from igb.training.classifier import Classifier
 from igb.training.eta import Eta, ProgressBar
 from igb.training.optimizers import MakeOptimizer
 from igb.training.probe import Probe, ProbeCallback
-from igb.training.records import NOTHING, Records
+from igb.training.records import NO_RECORDS, Records
 from igb.training.step_losses import DivergedError, StepLosses
 from igb.training.stopping import Stop, StoppedError
 from igb.training.stopwatch import Stopwatch
@@ -143,7 +143,7 @@ def carry_out(parts: Parts, config: DictConfig, folder: Path, callbacks: Sequenc
                 total_steps=schedule.total_steps,
                 images=images,
             )
-            kept = last.records if last else NOTHING
+            kept = last.records if last else NO_RECORDS
             records = stack.enter_context(
                 Records(run_state, config, data.class_names, losses, probe, schedule, stopwatch, kept)
             )
@@ -156,6 +156,7 @@ def carry_out(parts: Parts, config: DictConfig, folder: Path, callbacks: Sequenc
             probe, data.test_images[order], data.test_labels[order], data.scale, len(data.class_names), schedule,
             stopwatch, records.record if records else _drop, stop.check, first_step,
         )  # fmt: skip
+        # In this order: a checkpoint holds the step and its loss, but not yet the probe after it.
         ours: list[pl.Callback] = [step_losses, checkpointing, probing]
         if records:
             eta = Eta(schedule, stopwatch, probing, every_batch=probe.points is None)
@@ -166,7 +167,7 @@ def carry_out(parts: Parts, config: DictConfig, folder: Path, callbacks: Sequenc
             log.info("plan: %s probes of %s images, %s steps", *(f"{count:,}" for count in counts))
 
         trainer = parts.make_trainer(callbacks=[*ours, *callbacks])
-        if trainer.strategy.launcher is not None:  # it would leave the other processes running when this one fails
+        if trainer.strategy.launcher is not None:  # Lightning leaves the others running when this one fails
             atexit.register(trainer.strategy.launcher.kill, signal.SIGKILL)
         threads = former.get("threads") if last else None  # the last bits depend on their number
         compute = parts.compute.on(trainer.strategy.root_device, threads or _threads(parts.compute, limits.devices))

@@ -1,9 +1,9 @@
-"""What a classifier predicts, class by class: the two C x C matrices and three vectors of every probe."""
+"""What a classifier predicts, class by class: the two C x C matrices and the means of every probe."""
 
 import contextlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,7 +34,8 @@ class ClassStatistics:
     Attributes:
         count: samples of class k.
         probability_matrix: mean softmax probability of class j over the samples of class k.
-        prediction_matrix: share of the samples of class k that are predicted as class j, the argmax of their logits.
+        prediction_matrix: share of the samples of class k that are predicted as class j (largest logit, ties
+            shared).
         loss: mean loss.
         gradient_norm: mean L2 norm of the gradient of a sample's loss with respect to its logits.
         active_fraction: share of samples whose gradient is not zero.
@@ -96,12 +97,12 @@ class ClassSums(torchmetrics.Metric):
     """The float64 sums behind ClassStatistics; they add up over chunks and, if asked, over processes."""
 
     full_state_update = False
-    NAMES = ("count", "probability", "prediction", "loss", "gradient_norm", "active", "tied")
+    NAMES = tuple(field.name for field in fields(ClassStatistics))
 
     def __init__(self, num_classes: int, distributed: bool = False) -> None:
         super().__init__(sync_on_compute=distributed)
         for name in self.NAMES:
-            shape = (num_classes, num_classes) if name in ("probability", "prediction") else (num_classes,)
+            shape = (num_classes, num_classes) if name.endswith("_matrix") else (num_classes,)
             self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, labels: Tensor, loss: nn.Module) -> None:
@@ -122,8 +123,16 @@ class ClassSums(torchmetrics.Metric):
         prediction = largest / ties + 0 * probability
         tied = (ties[:, 0] > 1) + 0 * probability.sum(dim=1)
         active = (gradient != 0).any(dim=1) + 0 * norm
-        values = (torch.ones_like(norm), probability, prediction, losses.detach().double(), norm, active, tied)
-        for name, value in zip(self.NAMES, values, strict=True):
+        values = {
+            "count": torch.ones_like(norm),
+            "probability_matrix": probability,
+            "prediction_matrix": prediction,
+            "loss": losses.detach().double(),
+            "gradient_norm": norm,
+            "active_fraction": active,
+            "tied_fraction": tied,
+        }
+        for name, value in values.items():
             getattr(self, name).index_add_(0, labels, value)
 
     def compute(self) -> dict[str, Tensor]:
@@ -160,7 +169,7 @@ def measure(
         distributed: shard the chunks over the processes of `torch.distributed`, all of which call this with the same
             images, and add up what they saw: the result is the same in each, however many there are.
 
-    CUDA multiplies float32 numbers as such here, whatever the process has set. Raises InputError for images and labels
+    TensorFloat-32 is off meanwhile. Raises InputError for images and labels
     that do not fit each other or the network.
     """
     check_chunk(chunk, _checks.choice("batch_norm", batch_norm, BATCH_NORM_MODES))
@@ -203,13 +212,19 @@ def measure(
             if labels is None:
                 _check_range(batch_labels, logits.shape[1])
             if counted:
-                sums.update(_usual(logits), _usual(batch_labels).to(logits.device).long(), loss)
+                sums.update(
+                    _outside_inference_mode(logits),
+                    _outside_inference_mode(batch_labels).to(logits.device).long(),
+                    loss,
+                )
     if sums is None:
         raise InputError("there are no batches of images to measure")
     with warnings.catch_warnings():  # a process that no chunk was left for has nothing to add
         warnings.filterwarnings("ignore", message="The ``compute`` method", category=UserWarning)
-        count, *totals = (total.cpu() for total in sums.compute().values())
-    return ClassStatistics(count, *(total / (count if total.ndim == 1 else count[:, None]) for total in totals))
+        totals = {name: total.cpu() for name, total in sums.compute().items()}
+    count = totals.pop("count")
+    means = {name: total / (count if total.ndim == 1 else count[:, None]) for name, total in totals.items()}
+    return ClassStatistics(count, **means)
 
 
 def _logits(output: Any, count: int) -> Tensor:
@@ -236,7 +251,7 @@ def _tensor(name: str, values: Any) -> Tensor:
         raise InputError(f"{name} must be a tensor, or an array of numbers; {one_line(error)}") from error
 
 
-def _usual(tensor: Tensor) -> Tensor:
+def _outside_inference_mode(tensor: Tensor) -> Tensor:
     """The tensor as one that can be part of a gradient, also if inference mode made it."""
     return tensor.clone() if tensor.is_inference() else tensor
 

@@ -11,7 +11,8 @@ from igb._checks import InputError
 from igb.folder import state
 
 # A key that is not here is part of a run's identity.
-SEED, MAY_DIFFER, MAY_GROW = "seed", "may differ", "may grow"
+SEED = "seed"  # must be the same to resume; runs that differ in it alone are one setting of a report
+MAY_DIFFER, MAY_GROW = "may differ", "may grow"  # when a run is resumed
 ROLES = {
     "seed": SEED,
     "init_seed": SEED,
@@ -24,7 +25,7 @@ ROLES = {
     "trainer.max_epochs": MAY_GROW,
     "trainer.max_steps": MAY_GROW,
 }
-# Keys that came after schema 1, and what the versions before them did.
+# Keys that came after schema 1, and the value by which a run does what it did before there was such a key.
 ADDED: dict[str, Any] = {"data.fit": "stretch"}
 # The beginnings of former names of what a `_target_` names, and of their names today.
 FORMER_TARGETS = {
@@ -36,14 +37,13 @@ FORMER_TARGETS = {
 
 def having(role: str) -> tuple[str, ...]:
     """The keys that have a role."""
-    return tuple(key for key, its in ROLES.items() if its == role)
+    return tuple(key for key, its_role in ROLES.items() if its_role == role)
 
 
 def identity(config: Any) -> dict[str, Any]:
-    """What is the same in two runs that differ in nothing but their seeds, what may differ, and how long they are.
+    """The values of a config (a DictConfig, or that in run.json) by their dotted keys, without the keys in ROLES.
 
-    That is every value of a config (a DictConfig or the dictionary in run.json) by its dotted key, as it is written,
-    less the keys that have a role and those that are as they were before there was such a key.
+    Two runs with the same identity differ only in their seeds, in what may differ, and in how long they are.
     """
     return {key: value for key, value in _values(config).items() if key not in ROLES}
 
@@ -61,7 +61,7 @@ def refuse_other(folder: Path, config: Any) -> None:
         raise InputError(f"{folder / 'run.json'} has no config; give another folder")
     recorded, composed = _values(entries["config"]), _values(config)
     for key in sorted({*recorded, *composed} - {*having(MAY_DIFFER)}):
-        old, new = recorded.get(key, ADDED.get(key)), composed.get(key, ADDED.get(key))
+        old, new = recorded.get(key), composed.get(key)
         if ROLES.get(key) == MAY_GROW and _limit(new) >= _limit(old):
             continue
         if old != new:
@@ -71,7 +71,7 @@ def refuse_other(folder: Path, config: Any) -> None:
             )
 
 
-def essence(overrides: Iterable[str]) -> frozenset[str]:
+def identifying_overrides(overrides: Iterable[str]) -> frozenset[str]:
     """The overrides of a command line that make a run what it is, seeds among them."""
     free = tuple(f"{key}=" for key in (*having(MAY_DIFFER), *having(MAY_GROW)))
     return frozenset(item for item in overrides if not item.startswith(("hydra.", "hydra/", *free)))
@@ -101,12 +101,11 @@ def flat(config: Any) -> dict[str, Any]:
 
 
 def _values(config: Any) -> dict[str, Any]:
-    """`flat`, with targets by their names of today, and without keys that are as before there was such a key."""
-    values = {
+    """`flat`, with targets by their names of today, and with the keys that an older config lacks."""
+    return ADDED | {
         key: current_target(value) if key.endswith("_target_") and isinstance(value, str) else value
         for key, value in flat(config).items()
     }
-    return {key: value for key, value in values.items() if key not in ADDED or value != ADDED[key]}
 
 
 def _limit(value: Any) -> float:

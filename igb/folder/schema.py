@@ -1,41 +1,42 @@
 """The files of a run folder and of a sweep's, and their columns: each is defined here, once.
 
-A column is found by its name, new ones are appended, and one that an older file lacks has the value in `ABSENT`.
+A column is found by its name. New ones are appended; one that an older file lacks has the value in `ABSENT`.
 """
 
 import math
 from pathlib import Path
 
-SCHEMA = 2  # in run.json; 1, which does not say so, has neither `split` nor `tied_fraction`
+SCHEMA = 2  # in run.json. Folders of schema 1 have no such entry, and lack the columns `split` and `tied_fraction`.
 
 RUN, PLAN = "run.json", "sweep.json"
 STATUSES = ("running", "completed", "interrupted", "diverged", "failed")
-FINAL = ("completed", "diverged")  # of which the first is final unless there are more steps to go
+FINAL = ("completed", "diverged")  # a completed run resumes if max_epochs or max_steps grew
 
-# metrics.csv has a row for each probe, view (split and batch norm) and class k.
-KEYS = {
+# The columns of metrics.csv, which has a row for each probe, view (split and batch norm) and class k. Those of
+# quantities are attributes of `igb.statistics.ClassStatistics`, which computes them.
+METRICS = {
     "step": "optimizer steps done; 0 is initialisation",
     "epoch": "step / steps per epoch",
     "batch_norm": "normalised by `running` statistics (evaluation mode) or by those of each `batch`",
     "class": "k, from 0",
     "class_name": "its name",
     "count": "images of class k",
-}
-QUANTITIES = {
     "probability": "p̄_k, mean probability of class k over the images of class k",
     "accuracy": "share of the images of class k that are predicted as k",
     "mean_probability": "mean probability of class k over all images",
     "guess_fraction": "G_k, share of all images that are predicted as k",
     "loss": "mean loss over the images of class k",
-    "gradient_norm": "mean L2 norm, over the images of class k, of a loss's gradient with respect to the logits",
+    "gradient_norm": "mean L2 norm, over the images of class k, of the loss's gradient with respect to the logits",
     "active_fraction": "share of the images of class k whose gradient is not zero",
+    "split": "the images that are measured: `test`",
+    "tied_fraction": "share of the images of class k whose largest logit several classes have",
 }
-ADDED_QUANTITIES = {
-    "tied_fraction": "share of the images of class k whose largest probability is that of several classes",
-}
-METRICS = (*KEYS, *QUANTITIES, "split", *ADDED_QUANTITIES)
 WHOLE_COLUMNS, TEXT_COLUMNS = ("step", "class", "count"), ("batch_norm", "class_name", "split")
 ABSENT = {"split": "test", "tied_fraction": math.nan}
+# Those that TensorBoard draws for each class.
+QUANTITIES = (
+    "probability", "accuracy", "mean_probability", "guess_fraction", "loss", "gradient_norm", "active_fraction",
+)  # fmt: skip
 
 TRAIN = ("step", "epoch", "loss", "lr", "images_per_second")
 LOSS_CURVE = ("from_epoch", "name", "p_y", "loss", "gradient")

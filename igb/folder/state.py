@@ -39,16 +39,16 @@ class RunState:
 
     def __init__(self, folder: Path, config: DictConfig, **facts: Any) -> None:
         self.folder = make_folder(folder, exclusively=False)
-        self.former = read(folder) or {}  # of the process that this one goes on from
+        self.previous = read(folder) or {}  # of the process that this one goes on from
         self._config = config
         self._lock = Lock(folder)
         self._started = time.perf_counter()
         self._seconds_before = 0.0
         self.entries: dict[str, Any] = {
-            "schema": self.former.get("schema", 1) if self.former else SCHEMA,
+            "schema": self.previous.get("schema", 1) if self.previous else SCHEMA,
             "status": "running",
             "started": datetime.datetime.now(datetime.UTC).isoformat(),
-            **self.former,
+            **self.previous,
             "seeds": {key: config[key] for key in ("seed", "init_seed", "data_seed")},
             "slurm_job": _slurm.own_job(),
             "config": OmegaConf.to_container(config),  # Hydra's file is not under the lock
@@ -77,7 +77,7 @@ class RunState:
         elif isinstance(error, KeyboardInterrupt | SystemExit):
             status = "interrupted"
         else:
-            status = getattr(error, "status", "failed") or str(self.former["status"])
+            status = getattr(error, "status", "failed") or str(self.previous["status"])
         if error is not None and status != "diverged":
             self.entries["reason"] = one_line(error)
         with ExitStack() as last:  # the lock is released whatever fails before it
@@ -97,7 +97,7 @@ class RunState:
     def resume(self, step: int, seconds: float) -> None:
         """Note that the run resumes from a checkpoint after `step` steps and so many seconds."""
         self._seconds_before = seconds
-        self.entries["resumed"] = [*self.former.get("resumed", []), step]
+        self.entries["resumed"] = [*self.previous.get("resumed", []), step]
 
     def start_anew(self) -> None:
         """Forget how an earlier start went: its checkpoints are lost."""
@@ -110,7 +110,7 @@ class RunState:
             **self.entries,
             "status": status,
             "wall_seconds": round(self.seconds, 3),
-            "peak_memory_bytes": max(peak_memory(), self.former.get("peak_memory_bytes", 0)),
+            "peak_memory_bytes": max(peak_memory(), self.previous.get("peak_memory_bytes", 0)),
         }
         with replacing(run_path(self.folder)) as partial:
             partial.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")

@@ -15,7 +15,7 @@ from igb._files import make_folder
 from igb._imports import quick_imports
 from igb._paths import config_folder, import_from, quoted
 
-OWN = ("hydra.mode=", "hydra/launcher=", "hydra.launcher.", "hydra.sweep.", "hydra/sweeper=", "hydra.sweeper.")
+SWEEP_ONLY = ("hydra.mode=", "hydra/launcher=", "hydra.launcher.", "hydra.sweep.", "hydra/sweeper=", "hydra.sweeper.")
 
 
 class Job(NamedTuple):
@@ -55,7 +55,7 @@ class ProcessLauncher(Launcher):
             config = loader.load_sweep_config(self.config, list(overrides))
             folder = Path(config.hydra.sweep.dir).resolve() / config.hydra.sweep.subdir
             make_folder(folder, exclusively=False)
-            own = [item for item in config.hydra.overrides.hydra if not item.lstrip("+").startswith(OWN)]
+            own = [item for item in config.hydra.overrides.hydra if not item.lstrip("+").startswith(SWEEP_ONLY)]
             to_file = "hydra.job_logging.root.handlers=[file]"  # which also takes what the process prints
             flags = ["--config-name", str(config.hydra.job.config_name)]
             for source in config.hydra.runtime.config_sources:

@@ -25,7 +25,7 @@ from igb.folder.schema import checkpoint_path, log_path
 from igb.sweeps.jobs import Job, ProcessLauncher
 from igb.training.stopping import Stop, StoppedError
 
-OF_IGB = {"array", "comment", "error", "job-name", "open-mode", "output", "signal"}  # options of sbatch
+RESERVED_OPTIONS = {"array", "comment", "error", "job-name", "open-mode", "output", "signal"}  # options of sbatch
 REQUEUE_SECONDS = 20  # for SLURM to answer
 PATIENCE = 20.0  # seconds, for the final status of a job
 
@@ -77,7 +77,7 @@ class SlurmLauncher(ProcessLauncher):
                 raise InputError(f"setup={setup} must be a list of lines of shell")
             if not isinstance(options, Mapping):
                 raise InputError(f"options={options} must be options of sbatch and their values")
-            if taken := sorted(OF_IGB & options.keys()):
+            if taken := sorted(RESERVED_OPTIONS & options.keys()):
                 raise InputError(f"options.{taken[0]}={options[taken[0]]} must not be given; igb needs that option")
             self.poll_seconds = _checks.number("poll_seconds", poll_seconds, at_least=0.1)
             self.seconds = 60 * time - signal_seconds - 60  # SLURM may send it a minute early

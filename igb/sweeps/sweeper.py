@@ -28,7 +28,7 @@ from igb._checks import InputError, one_line, one_line_exit
 from igb._files import make_folder
 from igb._paths import is_given, quoted
 from igb.folder import schema, state
-from igb.folder.identity import essence
+from igb.folder.identity import identifying_overrides
 from igb.folder.lock import Lock
 from igb.folder.schema import log_path
 from igb.sweeps.jobs import check_jobs, label_of, refuse_several_devices, swept_keys
@@ -180,8 +180,8 @@ def run_names(jobs: Sequence[Sequence[str]], sweep: Path) -> list[str]:
         with contextlib.suppress(yaml.YAMLError, UnicodeDecodeError):  # of a file that was not written to its end
             overrides = yaml.safe_load(file.read_text(encoding="utf-8"))
             if isinstance(overrides, list) and all(isinstance(item, str) for item in overrides):
-                existing.setdefault(essence(overrides), []).append(file.parent.parent.name)
-    wanted = [essence(job) for job in jobs]
+                existing.setdefault(identifying_overrides(overrides), []).append(file.parent.parent.name)
+    wanted = [identifying_overrides(job) for job in jobs]
     names = []
     for job, its in zip(jobs, wanted, strict=True):
         name, others = run_name(job), existing.get(its, [])

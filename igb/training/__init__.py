@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from igb.training.classifier import Classifier
-    from igb.training.lightning import trainer
+    from igb.training.lightning_trainer import trainer
     from igb.training.optimizers import sgd
     from igb.training.probe import Probe
 
 __all__ = ["Classifier", "Probe", "sgd", "trainer"]
 
-_MODULES = {"Classifier": "classifier", "Probe": "probe", "sgd": "optimizers", "trainer": "lightning"}
+_MODULES = {"Classifier": "classifier", "Probe": "probe", "sgd": "optimizers", "trainer": "lightning_trainer"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,11 @@
-"""The checkpoints of a run: written so that one is always whole, and read to resume or for the trained network."""
+"""The checkpoints of a run: written so that one is always whole, and read to resume.
+
+How a killed run resumes: `identity.refuse_other` sees that the folder holds a run of the same identity, and
+`experiment.carry_out` that it has the same images. `latest` finds the last whole checkpoint, which says how many bytes
+of the tables and how many probes were recorded by then; `Records` cuts the files back to that and draws TensorBoard's
+again. Lightning restores network, optimizer and step, `Checkpoints` the random states. The first thing to happen is the
+probe after that step, if one is due. Without a whole checkpoint the run starts anew.
+"""
 
 import logging
 import pickle

@@ -50,12 +50,12 @@ class Classifier(pl.LightningModule):
             self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
 
     def on_fit_start(self) -> None:
-        """Make the step."""
+        """Make the step, with Lightning's wrapper of the optimizer: it counts the steps, `global_step`."""
         optimizer: Any = self.optimizers()
         self._step = Step(self, optimizer, self.manual_backward)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """Train on a batch; its loss, of a shard of one so weighted that the mean over all processes is the batch's."""
+        """Train on a batch; return the loss of this shard, weighted so that the mean over processes is the batch's."""
         images, labels, size = batch
         weight = self.trainer.world_size * len(labels) / size
         return self._step(images, labels, self.losses.at(self.current_epoch), weight)

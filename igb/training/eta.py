@@ -23,19 +23,19 @@ class Eta(pl.Callback):
     Args:
         schedule: of the run.
         stopwatch: of the run.
-        probe: whose dominance is told at the end of an epoch.
+        probing: whose dominance is told at the end of an epoch.
         every_batch: whether the probe comes after every batch of epoch one.
     """
 
-    def __init__(self, schedule: Schedule, stopwatch: Stopwatch, probe: ProbeCallback, every_batch: bool) -> None:
-        self.schedule, self.stopwatch, self.probe, self.every_batch = schedule, stopwatch, probe, every_batch
+    def __init__(self, schedule: Schedule, stopwatch: Stopwatch, probing: ProbeCallback, every_batch: bool) -> None:
+        self.schedule, self.stopwatch, self.probing, self.every_batch = schedule, stopwatch, probing, every_batch
         self.step_seconds = self.probe_seconds = 0.0  # of one each, on average
         self._step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start counting."""
         self._first = self._step = trainer.global_step
-        self._probing = self.stopwatch.probes
+        self._probe_seconds_before = self.stopwatch.probes
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Count a step, and the probe after it if there was one."""
@@ -46,14 +46,14 @@ class Eta(pl.Callback):
         else:
             self.step_seconds = (training - self._started) / (self._step - self._first - 1)
         if probes := self.schedule.probes_until(self._step) - self.schedule.probes_until(self._first):
-            self.probe_seconds = (self.stopwatch.probes - self._probing) / probes
+            self.probe_seconds = (self.stopwatch.probes - self._probe_seconds_before) / probes
         if self._step == self._first + FIRST_BATCHES < self.schedule.total_steps:
             log.info("estimate: %s", self.estimate())
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the epoch and the dominance, unless a progress bar shows them."""
         if not trainer.progress_bar_callback:
-            epochs, dominance = self.schedule.epochs, self.probe.dominance
+            epochs, dominance = self.schedule.epochs, self.probing.dominance
             log.info("epoch %d of %d: dominance %.2f", trainer.current_epoch + 1, epochs, dominance)
 
     def remaining(self) -> tuple[float, float]:
@@ -95,7 +95,7 @@ class ProgressBar(TQDMProgressBar):
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """The text behind the bar."""
         at_least = "" if self._eta.probe_seconds else "over "  # a probe was not timed yet
-        read = {"loss": self._step_losses.last, "dominance": self._eta.probe.dominance}
+        read = {"loss": self._step_losses.last, "dominance": self._eta.probing.dominance}
         known = {name: f"{value:.3g}" for name, value in read.items() if value is not None}
         return {"to go": at_least + duration(sum(self._eta.remaining())), **known}
 

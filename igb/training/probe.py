@@ -115,11 +115,11 @@ class ProbeCallback(pl.Callback):
         if pl_module.device.type == "cuda":  # the step before may still be running there
             torch.cuda.synchronize(pl_module.device)
         with self.stopwatch.probe():
-            results = self._look(pl_module, step, several=trainer.world_size > 1)
+            results = self._results(pl_module, step, several=trainer.world_size > 1)
             self.record(results)
             self.dominance = results[0].statistics.dominance
 
-    def _look(self, classifier: Classifier, step: int, several: bool) -> list[ProbeResult]:
+    def _results(self, classifier: Classifier, step: int, several: bool) -> list[ProbeResult]:
         if several:  # each batch norm saw its shard alone; use that of the first process, as the next step will
             for buffer in classifier.network.buffers():
                 dist.broadcast(buffer, 0)
@@ -149,7 +149,7 @@ class ProbeCallback(pl.Callback):
             if len(stats.count) != self.num_classes:
                 raise InputError(
                     f"model gives {len(stats.count)} logits, but the data have {self.num_classes} classes; "
-                    "it must heed num_classes"
+                    "its constructor must use num_classes"
                 )
             results.append(ProbeResult(step, view, stats))
         return results

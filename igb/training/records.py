@@ -29,7 +29,7 @@ from igb.training.stopwatch import Stopwatch
 # The order of TensorBoard's charts, those that answer first in front.
 CHARTS = ("probability", "accuracy", "guess_fraction", "gradient_norm", "mean_probability", "loss", "active_fraction")
 SUFFIX = ".igb"  # of the event file, by which it is known as ours; in schema 1 it had none
-NOTHING = {"metrics": 0, "train": 0, "probes": 0, "seconds": 0.0}  # what a run that begins has of its records
+NO_RECORDS = {"metrics": 0, "train": 0, "probes": 0, "seconds": 0.0}  # what a run that begins has of its records
 
 
 class Records(pl.Callback):
@@ -56,12 +56,12 @@ class Records(pl.Callback):
         probe: Probe,
         schedule: Schedule,
         stopwatch: Stopwatch,
-        kept: Mapping[str, Any] = NOTHING,
+        kept: Mapping[str, Any] = NO_RECORDS,
     ) -> None:
         self.run_state, self.folder, self.config, self.class_names = state, state.folder, config, class_names
         self.schedule, self.stopwatch, self._kept = schedule, stopwatch, kept
         self._losses, self._modes = losses, list(dict.fromkeys(view.batch_norm for view in probe.views))
-        self._checkpoint_seconds = float(state.former.get("checkpoint_seconds", 0.0)) if kept["metrics"] else 0.0
+        self._checkpoint_seconds = float(state.previous.get("checkpoint_seconds", 0.0)) if kept["metrics"] else 0.0
         self._files: list[Any] = []  # what is flushed after each record and closed at the end
         self._matrices: list[tuple[int, str, np.ndarray, np.ndarray]] = []  # one for each probe and view
 
@@ -84,7 +84,7 @@ class Records(pl.Callback):
 
     def _open(self) -> None:
         self._write_loss_curve()
-        self._columns, self._metrics = self._table("metrics", METRICS)
+        self._columns, self._metrics = self._table("metrics", list(METRICS))
         _, self._train = self._table("train", TRAIN)
         self._delete_events()
         self._tensorboard = SummaryWriter(str(self.folder), filename_suffix=SUFFIX)
@@ -95,7 +95,7 @@ class Records(pl.Callback):
             self._read_back()
 
     def _close(self) -> None:
-        with ExitStack() as each:  # whatever fails before it
+        with ExitStack() as each:  # close every file, also if closing one fails
             for file in self._files:
                 each.callback(file.close)
 
@@ -247,7 +247,7 @@ class Records(pl.Callback):
         """Delete our event files, which are drawn again; those of other programs stay."""
         ours = re.compile(rf"events\.out\.tfevents\..*\d{re.escape(SUFFIX)}")
         former = re.compile(r"events\.out\.tfevents\.\d+\..*\.\d+\.\d+")
-        of_schema_1 = bool(self.run_state.former) and self.run_state.former.get("schema", 1) == 1
+        of_schema_1 = bool(self.run_state.previous) and self.run_state.previous.get("schema", 1) == 1
         for file in self.folder.iterdir():
             if ours.fullmatch(file.name) or (of_schema_1 and former.fullmatch(file.name)):
                 file.unlink()

@@ -56,7 +56,7 @@ class StepLosses(pl.Callback):
     ) -> None:
         """Keep the loss of a step; read all kept ones before a probe, or when there are enough."""
         step, rate = trainer.global_step, trainer.optimizers[0].param_groups[0]["lr"]
-        self._pending.append((step, outputs["loss"], rate, batch.size))
+        self._pending.append((step, outputs["loss"], rate, batch.size))  # Lightning wraps what training_step returns
         if self.schedule.is_probed(step) or len(self._pending) >= STEPS_BETWEEN_READS:
             self.read(trainer)
 
@@ -73,7 +73,7 @@ class StepLosses(pl.Callback):
         pending, self._pending = self._pending, []
         speed = sum(images for *_, images in pending) / (self.stopwatch.training() - self._read_at)
         losses = torch.stack([loss for _, loss, _, _ in pending])
-        if trainer.world_size > 1:  # each has the loss of its shard, so weighted that their mean is the batch's
+        if trainer.world_size > 1:  # the mean of the weighted losses of all shards is the batch's
             losses = trainer.strategy.reduce(losses.double(), reduce_op="mean")
         steps = [
             StepLoss(number, loss, rate, speed)

@@ -12,7 +12,7 @@ import igb
 from igb import experiment
 from igb._checks import InputError
 from igb.training import checkpoints
-from igb.training.lightning import StreamingCheckpointIO
+from igb.training.lightning_trainer import StreamingCheckpointIO
 from igb.training.stopping import Stop, StoppedError
 from tests.conftest import tiny_config, tiny_run
 from tests.helpers.faults import OVERRIDES, content

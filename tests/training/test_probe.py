@@ -94,7 +94,7 @@ def test_training_is_as_if_there_were_no_probe(tmp_path):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("TooMany", "model gives 12 logits, but the data have 10 classes; it must heed num_classes"),
+        ("TooMany", "model gives 12 logits, but the data have 10 classes; its constructor must use num_classes"),
         ("Two", "model gives a tuple; it must give logits [N, C]"),
     ],
 )

@@ -47,7 +47,7 @@ def test_a_run_folder_is_as_the_contract_says(finished):
 
 def test_metrics_have_a_row_for_each_step_mode_and_class(finished):
     table = pd.read_csv(finished / "bl" / "metrics.csv")
-    assert tuple(table.columns) == METRICS
+    assert list(table.columns) == list(METRICS)
     steps = sorted(table["step"].unique())
     assert steps[:11] == list(range(11))
     assert len(steps) == 1 + 12 + 1
