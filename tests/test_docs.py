@@ -62,6 +62,7 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     assert names["stats"].probability.shape == (10,)
 
 
+@pytest.mark.slow
 def test_the_python_of_the_page_on_any_network_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _, text in blocks(ROOT / "docs" / "measure.md", "python"):

@@ -153,6 +153,7 @@ def test_a_mixture_of_options_is_refused(command, arguments, tmp_path):
     assert not list(tmp_path.rglob("run.json"))
 
 
+@pytest.mark.slow
 def test_a_job_is_named_by_what_is_swept(command):
     options = ["hydra/launcher=local", "probe.images=10", "name=mine", "seed=0,1"]
     status, output = command("--multirun", *TINY, *options, "model._target_=tests.helpers.networks.Killed")

@@ -84,6 +84,7 @@ def test_in_float64_the_rewrites_equal_the_plain_network(make, training, count, 
             assert relative(fold(network, torch.float64, images)(images), plain[0]) < 1e-10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", NETWORKS)
 def test_in_float32_the_error_is_at_most_twice_that_of_the_plain_network(make):
     """Root mean square over draws and tensors, as one error is chance; SiLU, as a ReLU that flips is no rounding."""

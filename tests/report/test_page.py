@@ -162,6 +162,7 @@ def test_thinning_keeps_the_first_ten_batches_the_last_and_even_steps_on_a_log_a
     assert thinned([0], 400) == [0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_nine_runs_of_the_protocol_make_a_page_under_five_megabytes(tmp_path, seeds):
     """Of nine settings, and of three with three seeds; of a trapped network, whose numbers take most room."""

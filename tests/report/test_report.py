@@ -283,6 +283,7 @@ def test_what_can_be_shown_is_shown_where_nothing_can_be_written(tmp_path, capsy
     assert "favoured_class" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_many_classes_with_long_names_in_any_script_have_figures(tmp_path):
     names = [f"{k} 猫 $x_{k}$ & a name that goes on and on" for k in range(60)]
     folder = made_run(tmp_path / "a", [], class_names=names)
