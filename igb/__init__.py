@@ -6,6 +6,8 @@ The attributes load what they need when they are first used: `import igb` alone 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from igb._environment import drop_malformed_variables
+
 if TYPE_CHECKING:
     from igb import experiment, losses
 
@@ -25,16 +27,13 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
+    drop_malformed_variables()  # libraries read them when they are imported
     if name in ("experiment", "losses"):
         return importlib.import_module(f"igb.{name}")
     if name == "__version__":
         return importlib.import_module("importlib.metadata").version("igb")
     if name in _MODULES:
         return getattr(importlib.import_module(_MODULES[name]), name)
-    if not name.startswith("_"):  # a module whose former name stands in the config of a user or of an older run
-        former = importlib.import_module("igb.folder.identity").FORMER_TARGETS
-        if f"igb.{name}." in former:
-            return importlib.import_module(former[f"igb.{name}."].removesuffix("."))
     raise AttributeError(f"module 'igb' has no attribute {name!r}")
 
 

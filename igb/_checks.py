@@ -49,7 +49,7 @@ def choice(name: str, value: object, options: Iterable[str]) -> str:
     return value
 
 
-def one_line(error: BaseException) -> str:
+def one_line(error: BaseException | str) -> str:
     """The message of an error on one line, or its type if it has no message."""
     return " ".join(str(error).split()) or type(error).__name__
 

@@ -34,6 +34,11 @@ def drop_stale_variables(devices: int | None = None) -> None:
     if not is_member or use_slurm or (devices is not None and (devices == 1 or size != devices)):
         for name in (*GROUP, *RANKS):
             os.environ.pop(name, None)
-    for name in (*RANKS, *TASK, "SLURM_NTASKS_PER_NODE", "SLURM_NNODES"):
+    drop_malformed_variables()
+
+
+def drop_malformed_variables() -> None:
+    """Remove the variables that libraries read as numbers when they are imported, where they are none."""
+    for name in ("LOCAL_RANK", *RANKS, *TASK, "SLURM_NTASKS_PER_NODE", "SLURM_NNODES"):
         if name in os.environ and number(name) is None:
             del os.environ[name]

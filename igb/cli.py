@@ -124,7 +124,6 @@ class CheckFirst(Callback):
 def _set_up_process() -> None:
     """Take out of the environment what would reach into a command for no reason of the user's."""
     os.environ["MPLBACKEND"] = "agg"  # a notebook's backend, which its commands inherit, is not there to draw with
-    os.environ["PYTHONSAFEPATH"] = "1"  # the current folder's random.py is no module of the processes that igb starts
     drop_stale_variables()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # whose encoding may lack p̄

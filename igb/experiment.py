@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import hydra
 import numpy as np
 import pytorch_lightning as pl
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -58,12 +59,6 @@ class Parts(NamedTuple):
     make_trainer: Callable[..., pl.Trainer]
     rank: int  # of this process among those of the run, one a device
     smallest_shard: int  # images that a device needs of a batch
-
-
-class OtherImagesError(InputError):
-    """The images are not those of the run to resume, which is left as it is."""
-
-    status = None
 
 
 def compose(*overrides: str, config_dir: str | Path | None = None) -> DictConfig:
@@ -116,10 +111,10 @@ def carry_out(parts: Parts, config: DictConfig, folder: Path, callbacks: Sequenc
     """
     data, probe, losses, stopwatch = parts.data, parts.probe, parts.losses, Stopwatch()
     with Stop() as stop, contextlib.ExitStack() as stack:
-        former = state.read(folder) or {}
         run_state = None
         if parts.rank == 0:
             run_state = stack.enter_context(RunState(folder, config, **provenance(user_config_folders())))
+        previous = run_state.previous if run_state else state.read(folder) or {}
 
         with _checks.within("data"):
             data.setup()
@@ -127,8 +122,8 @@ def carry_out(parts: Parts, config: DictConfig, folder: Path, callbacks: Sequenc
         with _checks.within("probe"):
             order = probe.order(data.test_labels)
         images = data.digest()
-        if former.get("images", images) != images:
-            raise OtherImagesError(f"data: these are not the images with which the run in {folder} was started")
+        if previous.get("images", images) != images:
+            raise InputError(f"data: these are not the images with which the run in {folder} was started")
         limits = config.trainer
         schedule = Schedule.of(data.steps_per_epoch, limits.max_epochs, limits.max_steps, probe.points)
 
@@ -169,7 +164,7 @@ def carry_out(parts: Parts, config: DictConfig, folder: Path, callbacks: Sequenc
         trainer = parts.make_trainer(callbacks=[*ours, *callbacks])
         if trainer.strategy.launcher is not None:  # Lightning leaves the others running when this one fails
             atexit.register(trainer.strategy.launcher.kill, signal.SIGKILL)
-        threads = former.get("threads") if last else None  # the last bits depend on their number
+        threads = previous.get("threads") if last else None  # the last bits depend on their number
         compute = parts.compute.on(trainer.strategy.root_device, threads or _threads(parts.compute, limits.devices))
         pl.seed_everything(process_seed(config.seed, parts.rank), verbose=False)
         classifier = Classifier(parts.make_network(), losses, parts.make_optimizer, compute)
@@ -204,7 +199,9 @@ def build(config: DictConfig, on_this_machine: bool = True) -> Parts:
     for key in ("seed", "init_seed", "data_seed"):
         _checks.seed(key, config[key])
     data = _make(config, "data")
-    loss = _make(config, "loss", without=("warmup_epochs",))
+    with torch.random.fork_rng(devices=[]):  # a loss may have parameters
+        torch.default_generator.manual_seed(config.init_seed)
+        loss = _make(config, "loss", without=("warmup_epochs",))
     with _checks.within("loss"):
         losses = LossSchedule(loss, config.loss.get("warmup_epochs", 0))
     with _checks.within("trainer"):

@@ -197,12 +197,11 @@ def measure(
     # What inference mode makes could not be part of the gradient of a loss.
     with torch.inference_mode(False), torch.no_grad(), without_tf32(), _undisturbed(module, device, batch_norm):
         for batch, batch_labels, counted in chunks:
-            batch = batch.to(device)
+            batch = _outside_inference_mode(batch.to(device))
             if transform:
-                batch = transform(batch)
-            elif dtype is not None and (batch.is_floating_point() or batch.dtype == torch.uint8):
-                batch = batch.to(dtype)
-            logits = _logits(network(batch), len(batch))
+                logits = _logits(network(transform(batch)), len(batch))
+            else:
+                logits = _logits(_called(network, batch, dtype), len(batch))
             if device.type == "mps":  # which has no float64
                 logits = logits.cpu()
             if sums is None:
@@ -239,6 +238,18 @@ def _logits(output: Any, count: int) -> Tensor:
     return logits
 
 
+def _called(network: Callable[[Any], Any], batch: Tensor, dtype: torch.dtype | None) -> Any:
+    """What the network gives for a copy of the images in its own precision; InputError if it does not take them."""
+    own = dtype if dtype and (batch.is_floating_point() or batch.dtype == torch.uint8) else batch.dtype
+    try:
+        return network(batch.to(own, copy=True))  # a network may work in place
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError) as error:
+        what = f"images {list(batch.shape)} of {own}"
+        raise InputError(f"the network does not take {what}: {one_line(error)}") from error
+
+
 def _tensor(name: str, values: Any) -> Tensor:
     """A tensor, an array or a list as a tensor; InputError if it is none of them."""
     if isinstance(values, Tensor):
@@ -246,7 +257,7 @@ def _tensor(name: str, values: Any) -> Tensor:
     try:
         if isinstance(values, list | tuple) and values and isinstance(values[0], Tensor):
             return torch.stack(list(values))
-        return torch.as_tensor(np.asarray(values))
+        return torch.as_tensor(np.ascontiguousarray(values))
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name} must be a tensor, or an array of numbers; {one_line(error)}") from error
 

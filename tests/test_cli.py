@@ -394,7 +394,7 @@ def test_the_wheel_holds_the_config_and_the_plugin(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     conf = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "conf").rglob("*.yaml"))
     assert sorted(name.removeprefix("igb/") for name in names if name.startswith("igb/conf/")) == conf
-    assert "hydra_plugins/igb_plugins.py" in names
+    assert "hydra_plugins/igb_sweeper.py" in names
     in_new_process(sys.executable, "-m", "zipfile", "-e", wheel, tmp_path / "site")
     run = in_new_process(
         sys.executable, "-c", "import igb, sys; print(igb.__file__); from igb.cli import main; main()",

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import igb
 from igb import _slurm
 from igb._environment import drop_stale_variables, number, slurm_tasks
 from igb.folder.state import read
@@ -136,6 +137,28 @@ def test_a_folder_without_a_home_is_named_where_one_is_needed(tmp_path):
     assert ended.returncode == 1
     assert "Traceback" not in ended.stdout + ended.stderr
     assert "cache" in (ended.stdout + ended.stderr).splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_network_in_the_current_folder_is_one_of_the_jobs_too(tmp_path):
+    (tmp_path / "mynet.py").write_text("from tests.helpers.networks import Tiny\n")
+    arguments = [
+        "--multirun",
+        *TINY,
+        "hydra/launcher=local",
+        "model._target_=mynet.Tiny",
+        "trainer.max_steps=1",
+        "seed=0,1",
+    ]
+    ended = subprocess.run([sys.executable, "-m", "igb", *arguments], cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("name", ["SLURM_PROCID", "RANK", "LOCAL_RANK"])
+def test_a_variable_that_is_no_number_does_not_keep_igb_from_being_imported(variables, name):
+    variables(**{name: "x"})
+    assert igb.__getattr__("experiment")  # as when it is first used
+    assert name not in os.environ
 
 
 def test_versions_are_those_of_igb(command):

@@ -114,7 +114,8 @@ def chosen(tmp_path):
     "target",
     [
         "os.system", "torch.nn.functional.importlib.import_module", "torch.os.system", "torch.load", "torch.hub.load",
-        "igb.load_network", "tests.conftest.x", "${oc.env:HOME}",
+        "igb.load_network", "tests.conftest.x", "${oc.env:HOME}", "torchvision.io.write_file",
+        "torchvision.datasets.utils.download_url", "timm.models.load_checkpoint",
     ],
 )  # fmt: skip
 def test_a_folder_runs_no_code_of_its_choice(chosen, target):
@@ -123,6 +124,12 @@ def test_a_folder_runs_no_code_of_its_choice(chosen, target):
     for model in (evil, resnet | {"norm_layer": evil}, resnet | {"layers": [[1, {"x": evil}]]}):
         with pytest.raises(InputError, match=f"{re.escape(target)}, which is code beyond"):
             igb.load_network(chosen(model))
+
+
+def test_a_folder_makes_no_code_by_resolving(chosen):
+    text = "${oc.create:{_target_: builtins.print, _args_: [PWNED]}}"
+    with pytest.raises(InputError, match="which is code beyond"):
+        igb.load_network(chosen({"_target_": "torch.nn.Linear", "in_features": text, "out_features": 10}))
 
 
 @pytest.mark.parametrize("target", ["torchvision.models.nothing", "timm.nothing"])

@@ -1,6 +1,7 @@
 import copy
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -107,7 +108,7 @@ def test_measuring_changes_nothing(network, data, mode):
 
 def test_the_network_comes_back_as_it_was_also_after_an_error(network, data):
     network.train()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(InputError):
         measure(network, torch.zeros(4, 3, 5, 5), torch.zeros(4).long(), batch_norm="batch")
     assert all(module.training for module in network.modules())
     assert network[1].track_running_stats
@@ -244,6 +245,23 @@ def test_a_plain_function_is_measured(data):
     weights = torch.randn(images[0].numel(), CLASSES)
     stats = measure(lambda batch: batch.flatten(1) @ weights, images, labels)
     assert torch.equal(stats.accuracy, measure(Fixed(), images.flatten(1) @ weights, labels).accuracy)
+
+
+@pytest.mark.parametrize("images", [torch.zeros(3, 2, dtype=torch.int64), torch.zeros(3, 7), torch.zeros(3, 2) > 0])
+def test_images_that_the_network_does_not_take_are_one_line(images):
+    with pytest.raises(InputError, match=r"the network does not take images \[3, \d\] of torch\.\w+: "):
+        measure(nn.Linear(2, 2), images, [0, 1, 1])
+
+
+def test_the_images_stay_as_they_are():
+    images = np.random.default_rng(0).normal(size=(6, 4))[::-1]  # of a negative stride, which torch lacks
+    kept = torch.randn(6, 4)
+    before = kept.clone()
+    for given in (images, kept):
+        measure(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 3)), given, [0, 1, 2] * 2)
+    with torch.inference_mode():
+        measure(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 3)), kept.clone(), [0, 1, 2] * 2)
+    assert torch.equal(kept, before)
 
 
 def test_it_measures_in_inference_mode(network, data):

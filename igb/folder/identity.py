@@ -60,7 +60,8 @@ def refuse_other(folder: Path, config: Any) -> None:
     if not isinstance(entries.get("config"), dict):
         raise InputError(f"{folder / 'run.json'} has no config; give another folder")
     recorded, composed = _values(entries["config"]), _values(config)
-    for key in sorted({*recorded, *composed} - {*having(MAY_DIFFER)}):
+    free = {*having(MAY_DIFFER)} - ({"data.root"} if "images" not in entries else set())  # no hash to go by
+    for key in sorted({*recorded, *composed} - free):
         old, new = recorded.get(key), composed.get(key)
         if ROLES.get(key) == MAY_GROW and _limit(new) >= _limit(old):
             continue

@@ -22,7 +22,8 @@ def provenance(config_folders: Sequence[Path] = ()) -> dict[str, Any]:
     for package in PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-    code = {"igb": commit(Path(__file__).parents[1])} | {str(folder): commit(folder) for folder in config_folders}
+    clone = ("igb", "conf", "hydra_plugins")  # of it, what a run depends on
+    code = {"igb": commit(Path(__file__).parents[2], *clone)} | {str(one): commit(one) for one in config_folders}
     return {
         "versions": versions,
         "code": {name: found for name, found in code.items() if found},
@@ -31,12 +32,14 @@ def provenance(config_folders: Sequence[Path] = ()) -> dict[str, Any]:
     }
 
 
-def commit(folder: Path) -> dict[str, Any] | None:
-    """The commit of a folder that git tracks, and whether the folder is as in it; None for any other folder."""
+def commit(folder: Path, *parts: str) -> dict[str, Any] | None:
+    """The commit of a folder that git tracks, and whether it (or these parts of it) is as in it; else None."""
+    parts = parts or (".",)
     try:
-        if not _git(folder, "ls-files", "."):  # as of an igb that is installed in an environment within a repository
+        if not _git(folder, "ls-files", *parts):  # as of an igb that is installed in an environment within a repository
             return None
-        return {"commit": _git(folder, "rev-parse", "HEAD"), "clean": not _git(folder, "status", "--porcelain", ".")}
+        clean = not _git(folder, "status", "--porcelain", "--", *parts)
+        return {"commit": _git(folder, "rev-parse", "HEAD"), "clean": clean}
     except (OSError, subprocess.SubprocessError):
         return None
 

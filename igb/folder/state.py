@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 class RunState:
     """run.json of a running run; as a context manager it holds the folder's lock and writes how the run ended.
 
-    The `status` of an exception becomes that of the run: `failed` if it has none; None leaves it as before.
+    The `status` of an exception becomes that of the run: `failed` if it has none. Until `update` is called, a run that
+    was there before stays as it was: an error by then only adds its reason.
 
     Args:
         folder: of the run; made if there is none. InputError if it cannot be written.
@@ -39,22 +40,13 @@ class RunState:
 
     def __init__(self, folder: Path, config: DictConfig, **facts: Any) -> None:
         self.folder = make_folder(folder, exclusively=False)
-        self.previous = read(folder) or {}  # of the process that this one goes on from
-        self._config = config
+        self.previous: dict[str, Any] = {}  # run.json as the process before left it; known once the folder is locked
+        self.entries: dict[str, Any] = {}
+        self._config, self._facts = config, facts
         self._lock = Lock(folder)
         self._started = time.perf_counter()
         self._seconds_before = 0.0
-        self.entries: dict[str, Any] = {
-            "schema": self.previous.get("schema", 1) if self.previous else SCHEMA,
-            "status": "running",
-            "started": datetime.datetime.now(datetime.UTC).isoformat(),
-            **self.previous,
-            "seeds": {key: config[key] for key in ("seed", "init_seed", "data_seed")},
-            "slurm_job": _slurm.own_job(),
-            "config": OmegaConf.to_container(config),  # Hydra's file is not under the lock
-            **facts,
-        }
-        self.entries.pop("reason", None)
+        self._is_begun = False  # whether run.json says what this process does
 
     @property
     def seconds(self) -> float:
@@ -63,10 +55,27 @@ class RunState:
 
     def __enter__(self) -> "RunState":
         self._lock.acquire()
+        try:
+            self.previous = read(self.folder) or {}
+        except InputError:
+            self._lock.release()
+            raise
+        self.entries = {
+            "schema": self.previous.get("schema", 1) if self.previous else SCHEMA,
+            "status": "running",
+            "started": datetime.datetime.now(datetime.UTC).isoformat(),
+            **self.previous,
+            "seeds": {key: self._config[key] for key in ("seed", "init_seed", "data_seed")},
+            "slurm_job": _slurm.own_job(),
+            "config": OmegaConf.to_container(self._config),  # Hydra's file is not under the lock
+            **self._facts,
+        }
+        self.entries.pop("reason", None)
         if not config_path(self.folder).exists():  # a run started from Python
             config_path(self.folder).parent.mkdir(exist_ok=True)
             OmegaConf.save(self._config, config_path(self.folder))
-        self._write("running")
+        if not self.previous:
+            self.update()
         return self
 
     def __exit__(
@@ -77,18 +86,23 @@ class RunState:
         elif isinstance(error, KeyboardInterrupt | SystemExit):
             status = "interrupted"
         else:
-            status = getattr(error, "status", "failed") or str(self.previous["status"])
-        if error is not None and status != "diverged":
-            self.entries["reason"] = one_line(error)
+            status = str(getattr(error, "status", "failed"))
         with ExitStack() as last:  # the lock is released whatever fails before it
             last.callback(self._lock.release)
-            self._write(status)
+            if not self._is_begun:  # the run was not touched, and stays as it was
+                self._write(self.previous | {"reason": one_line(error or "")})
+                log.info("not resumed: %s", self.folder)
+                return
+            if error is not None and status != "diverged":
+                self.entries["reason"] = one_line(error)
+            self._write(self._with_status(status))
         log.info("%s: %s", status if status != "diverged" else f"diverged ({error})", self.folder)
 
     def update(self, **entries: Any) -> None:
         """Add entries and write run.json."""
         self.entries |= entries
-        self._write("running")
+        self._is_begun = True
+        self._write(self._with_status("running"))
 
     def keep(self, **entries: Any) -> None:
         """Add entries, to be written with the next ones."""
@@ -102,16 +116,17 @@ class RunState:
     def start_anew(self) -> None:
         """Forget how an earlier start went: its checkpoints are lost."""
         self.entries["schema"] = SCHEMA
-        for name in ("resumed", "checkpoint_seconds"):
+        self.entries["started"] = datetime.datetime.now(datetime.UTC).isoformat()
+        for name in ("resumed", "checkpoint_seconds", "peak_memory_bytes"):
             self.entries.pop(name, None)
 
-    def _write(self, status: str) -> None:
-        entries = {
-            **self.entries,
-            "status": status,
-            "wall_seconds": round(self.seconds, 3),
-            "peak_memory_bytes": max(peak_memory(), self.previous.get("peak_memory_bytes", 0)),
-        }
+    def _with_status(self, status: str) -> dict[str, Any]:
+        peak = max(peak_memory(), self.entries.get("peak_memory_bytes", 0))
+        return {
+            **self.entries, "status": status, "wall_seconds": round(self.seconds, 3), "peak_memory_bytes": peak,
+        }  # fmt: skip
+
+    def _write(self, entries: dict[str, Any]) -> None:
         with replacing(run_path(self.folder)) as partial:
             partial.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
 

@@ -34,8 +34,9 @@ class TrueClassLoss(nn.Module, ABC):
         """
         _checks.choice("reduction", reduction, ("mean", "none"))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        _check_target(logits, target)
-        log_p = F.log_softmax(logits, dim=1).gather(1, target.long()[:, None])[:, 0]
+        target = _checked(logits, target)
+        log_p = F.log_softmax(logits, dim=1).gather(1, target.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
+        log_p = log_p.where((target >= 0) & (target < logits.shape[1]), torch.nan)
         losses = self.of_log_probability(log_p)
         return losses if reduction == "none" else losses.mean()
 
@@ -97,15 +98,30 @@ class PiecewiseZeroLoss(TrueClassLoss):
         return f"cutoff={self.cutoff:g}"
 
 
-def _check_target(logits: Tensor, target: Tensor) -> None:
-    """Raise InputError unless `target` is a class for each sample."""
-    if target.is_floating_point() or target.ndim != 1 or logits.ndim != 2 or len(target) != len(logits):
+def _checked(logits: Tensor, target: Tensor) -> Tensor:
+    """The target as int64; InputError unless it is a class for each sample.
+
+    On a GPU, where looking would wait for it, and inside `torch.func.vmap`, where one cannot look, a target that is no
+    class passes; its loss is NaN.
+    """
+    is_whole = not target.is_floating_point() and not target.is_complex() and target.dtype != torch.bool
+    if not is_whole or target.ndim != 1 or logits.ndim != 2 or len(target) != len(logits):
         raise InputError(
             f"target must be whole numbers [N], a class for each sample of logits [N, C]; it is {target.dtype} "
             f"{list(target.shape)} with logits {list(logits.shape)}"
         )
-    # Not on a GPU: the check would wait for it, and torch itself stops at an invalid class.
-    if target.device.type == "cpu" and len(target):
-        least, most = int(target.min()), int(target.max())
-        if least < 0 or most >= logits.shape[1]:
-            raise InputError(f"target must lie from 0 to {logits.shape[1] - 1}; it lies from {least} to {most}")
+    target = target.long()
+    least, most = _range(target)
+    if least < 0 or most >= logits.shape[1]:
+        raise InputError(f"target must lie from 0 to {logits.shape[1] - 1}; it lies from {least} to {most}")
+    return target
+
+
+def _range(target: Tensor) -> tuple[int, int]:
+    """The least and the largest class; 0 and 0 where one cannot look."""
+    if target.device.type != "cpu" or not len(target):
+        return 0, 0
+    try:
+        return int(target.min()), int(target.max())
+    except RuntimeError:  # of torch.func.vmap
+        return 0, 0

@@ -2,7 +2,10 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from csv import QUOTE_MINIMAL, QUOTE_NONNUMERIC
 from pathlib import Path
+
+import pandas as pd
 
 from igb import _checks
 from igb._checks import InputError
@@ -73,7 +76,7 @@ def write(
     on_paper = shown[:MOST_PANELS]
     output = make_folder(output if output is not None else folders[0] / "report", exclusively=False)
     try:
-        for name in OPTIONAL:  # left by an earlier report
+        for name in OPTIONAL if (output / "index.html").exists() else ():  # of an earlier report
             (output / name).unlink(missing_ok=True)
         figures.save(figures.figure1(on_paper), output / "figure1")
         figures.save(figures.over_training(on_paper, figures.FIGURE_2), output / "figure2")
@@ -83,9 +86,9 @@ def write(
         if maps:
             figures.save(figures.regime_map(maps), output / "regime_map")
         for name, table in tables.items():
-            table.to_csv(output / f"{name}.csv", index=False)
+            _write_table(table, output / f"{name}.csv")
         if csv:
-            table_of(runs).to_csv(output / "runs.csv", index=False)
+            _write_table(table_of(runs), output / "runs.csv")
         if parquet:
             table_of(runs).to_parquet(output / "runs.parquet", index=False)
         titles = {"settings": "Over seeds", "summary": "Run by run"}
@@ -102,6 +105,13 @@ def write(
         raise InputError(f"the report folder {output} cannot be written ({error.strerror or error})") from error
     print(f"the page is {output / 'index.html'}; figures (.png, .pdf) and tables (.csv) are beside it")
     return output
+
+
+def _write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a table; all texts are quoted where one has a carriage return, which csv leaves bare before Python 3.13."""
+    texts = table.select_dtypes(["object", "category", "string"])
+    bare = any(isinstance(value, str) and "\r" in value for name in texts for value in texts[name].unique())
+    table.to_csv(path, index=False, quoting=QUOTE_NONNUMERIC if bare else QUOTE_MINIMAL)
 
 
 def _of_the_same_classes(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:

@@ -193,8 +193,8 @@ def _differ_in_length(runs: Sequence[Run]) -> bool:
 
 def _images(runs: Sequence[Run]) -> list[Any]:
     """A key for each run's images: their hash, or for an older run without one that of a run with the same root."""
-    at_place = {run.value("data.root"): run.info["images"] for run in runs if "images" in run.info}
-    places = [run.value("data.root") for run in runs]
+    places = [(setting(run), run.value("data.root")) for run in runs]
+    at_place = {place: run.info["images"] for run, place in zip(runs, places, strict=True) if "images" in run.info}
     return [run.info.get("images", at_place.get(place, place)) for run, place in zip(runs, places, strict=True)]
 
 

@@ -88,7 +88,7 @@ class SlurmLauncher(ProcessLauncher):
                 "gpus_per_node": _checks.integer("gpus", gpus, at_least=0) or None,
                 "mem": memory,
                 "array_parallelism": _checks.integer("parallel", parallel, at_least=1),
-                "setup": ["export PYTHONSAFEPATH=1", *setup],  # as igb.cli has it
+                "setup": ["export PYTHONSAFEPATH=1", *setup],  # a random.py in the folder is no module of Python
                 "additional_parameters": {"requeue": True, **options},
                 "partition": partition,
                 "account": account,
@@ -160,7 +160,8 @@ class SlurmLauncher(ProcessLauncher):
         for job in _slurm.queue():  # of all sweeps
             folder = Path(job.comment)
             if folder.parent == records and (folder / "runs.json").exists():
-                found[json.loads((folder / "runs.json").read_text(encoding="utf-8"))[job.index]] = job
+                with contextlib.suppress(OSError, ValueError, IndexError):  # a damaged list hides no other job
+                    found[json.loads((folder / "runs.json").read_text(encoding="utf-8"))[job.index]] = job
         return found
 
     def _wait(self, records: Path, jobs: dict[str, Job]) -> dict[str, Exception | None]:
@@ -230,6 +231,7 @@ def slurm_job(arguments: Sequence[str], folder: Path, seconds: float) -> None:
         for descriptor in (1, 2):
             os.dup2(stream.fileno(), descriptor)
     sys.argv = ["igb", *arguments]
+    sys.path.append(str(Path.cwd()))  # last, as `python -m igb` has it
     status: object = 0
     with Stop():  # from the start: before the run has its own handlers, submitit's would act
         try:

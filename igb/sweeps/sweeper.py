@@ -40,7 +40,7 @@ LONGEST_NAME = 150  # bytes; file systems allow 255, and others add to it
 class IgbSweeperConf:
     """The options of Hydra's basic sweeper, and `repeat_diverged`, which starts runs anew that ended as diverged."""
 
-    _target_: str = "hydra_plugins.igb_plugins.IgbSweeper"
+    _target_: str = "hydra_plugins.igb_sweeper.IgbSweeper"
     max_batch_size: int | None = None
     params: dict[str, str] | None = None
     repeat_diverged: bool = False
@@ -83,6 +83,8 @@ class IgbSweeper(Sweeper):
                 getattr(self._launcher, "check", refuse_several_devices)(to_do)
             if twice := [name for name, times in Counter(names).items() if times > 1]:
                 raise InputError(f"duplicate run: two jobs have the same overrides, {twice[0]}")
+            if not new and (sweep / "multirun.yaml").exists() and not (sweep / schema.PLAN).exists():
+                raise InputError(f"{sweep} holds a sweep of another program (multirun.yaml); give another folder")
             sweep = make_folder(sweep, exclusively=new)
             lock = Lock(sweep)
             lock.acquire()

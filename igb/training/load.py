@@ -17,8 +17,9 @@ from igb.folder.schema import checkpoint_path, hydra_path
 from igb.training.checkpoints import DAMAGE, read_checkpoint
 
 NETWORK = "network."  # the prefix of its weights in the checkpoint of a Classifier
-# Where networks are found that run no code of the folder's choice: of torch, which can load code, the layers alone.
-TRUSTED = ("igb.models", "torchvision", "torch.nn", "timm")
+# Packages whose networks are made without `trust`: layers of any of them, and what builds a network in these modules.
+PACKAGES = ("igb", "torchvision", "torch", "timm")
+BUILDERS = ("igb.models", "torchvision.models", "timm.models._factory")
 
 
 def load_network(folder: str | Path, trust: bool = False) -> nn.Module:
@@ -41,8 +42,8 @@ def load_network(folder: str | Path, trust: bool = False) -> nn.Module:
         raise InputError(f"{folder} has no checkpoints/last.ckpt; the run kept none or has not come to its first yet")
     model = _with_current_targets(entries["config"].get("model"))
     if not trust:
-        for target in _targets(model):
-            _refuse_untrusted(target, folder)
+        for text in _texts(model):
+            _refuse_untrusted(text, folder)
     if trust and hydra_path(folder).exists():
         import_from(OmegaConf.load(hydra_path(folder)).hydra.runtime)
     try:
@@ -70,33 +71,31 @@ def _with_current_targets(value: Any) -> Any:
     return [_with_current_targets(item) for item in value] if isinstance(value, list) else value
 
 
-def _targets(value: Any) -> Iterator[str]:
-    """Every target in the config of a model, however deep."""
+def _texts(value: Any) -> Iterator[str]:
+    """Every target in the config of a model, however deep, and every text that would be resolved to something else."""
     if isinstance(value, dict):
         if "_target_" in value:
             yield str(value["_target_"])
         value = list(value.values())
     if isinstance(value, list):
         for item in value:
-            yield from _targets(item)
+            yield from _texts(item)
+    elif isinstance(value, str) and "${" in value:
+        yield value
 
 
-def _refuse_untrusted(target: str, folder: Path) -> None:
-    """Raise InputError unless a target is in a trusted module, by its name and by where it is defined."""
-    if _is_trusted(target):
+def _refuse_untrusted(text: str, folder: Path) -> None:
+    """Raise InputError unless a target is a layer, or builds a network, of a package that is trusted."""
+    if text.partition(".")[0] in PACKAGES:
         try:
-            defined: Any = get_object(target)
+            defined: Any = get_object(text)
         except Exception as error:
             raise InputError(f"the network of {folder} cannot be made ({one_line(error)})") from error
-        if _is_trusted(
-            str(getattr(defined, "__module__", None))
-        ):  # a module that one of these imports is so by its name alone
+        home = str(getattr(defined, "__module__", None))  # by its name alone `torch.os.system` is of torch
+        is_layer = isinstance(defined, type) and issubclass(defined, nn.Module) and home.partition(".")[0] in PACKAGES
+        if is_layer or any(f"{home}.".startswith(f"{module}.") for module in BUILDERS):
             return
     raise InputError(
-        f"the network of {folder} is {target}, which is code beyond {', '.join(TRUSTED)}; "
+        f"the network of {folder} is {text}, which is code beyond the networks of {', '.join(PACKAGES)}; "
         "if you trust it, give trust=True"
     )
-
-
-def _is_trusted(name: str) -> bool:
-    return any(name == module or name.startswith(f"{module}.") for module in TRUSTED)

@@ -4,7 +4,7 @@ import csv
 import itertools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -28,6 +28,8 @@ from igb.training.stopwatch import Stopwatch
 
 # The order of TensorBoard's charts, those that answer first in front.
 CHARTS = ("probability", "accuracy", "guess_fraction", "gradient_norm", "mean_probability", "loss", "active_fraction")
+_QUOTE = '"'
+FORMER_EVENTS = b"^dominance/"  # of the charts, with which our event files began before they had a suffix
 SUFFIX = ".igb"  # of the event file, by which it is known as ours; in schema 1 it had none
 NO_RECORDS = {"metrics": 0, "train": 0, "probes": 0, "seconds": 0.0}  # what a run that begins has of its records
 
@@ -137,13 +139,21 @@ class Records(pl.Callback):
                 "count": stats.count.long().tolist(),
             }
             columns |= {name: getattr(stats, name).tolist() for name in METRICS if name not in columns}
-            self._metrics.writerows(zip(*(columns[name] for name in self._columns), strict=True))
+            self._write_rows(zip(*(columns[name] for name in self._columns), strict=True))
             self._draw_probe(columns)
             matrices = stats.probability_matrix.numpy(), stats.prediction_matrix.numpy()
             self._matrices.append((step, view.batch_norm, *matrices))
         self._flush()
         if len(self._matrices) == len(results):  # the first of all, to look at while the others come
             self.write_matrices()
+
+    def _write_rows(self, rows: Iterable[Sequence[Any]]) -> None:
+        if not any("\r" in name for name in self.class_names):
+            self._metrics.writerows(rows)
+            return
+        for row in rows:  # csv quotes a lone carriage return from Python 3.13 on
+            cells = (f'"{cell.replace(_QUOTE, 2 * _QUOTE)}"' if isinstance(cell, str) else str(cell) for cell in row)
+            self._files[0].write(",".join(cells) + "\n")
 
     def records_state(self) -> dict[str, Any]:
         """How much is recorded so far, for a checkpoint."""
@@ -249,7 +259,8 @@ class Records(pl.Callback):
         former = re.compile(r"events\.out\.tfevents\.\d+\..*\.\d+\.\d+")
         of_schema_1 = bool(self.run_state.previous) and self.run_state.previous.get("schema", 1) == 1
         for file in self.folder.iterdir():
-            if ours.fullmatch(file.name) or (of_schema_1 and former.fullmatch(file.name)):
+            is_former = of_schema_1 and former.fullmatch(file.name) and FORMER_EVENTS in file.read_bytes()[: 1 << 20]
+            if ours.fullmatch(file.name) or is_former:
                 file.unlink()
 
 

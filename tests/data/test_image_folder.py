@@ -1,12 +1,16 @@
 """Folders of images as people have them."""
 
+import csv
 import logging
 import os
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
+import igb
+from igb import report
 from igb._checks import InputError
 from igb.data import grayscale
 from igb.data.sources import ImageFolder
@@ -114,10 +118,24 @@ def test_a_class_whose_name_is_no_utf8_is_refused_before_anything_is_written(ima
     assert not (tmp_path / "run").exists()
 
 
-NAMES = ["line\nbreak", "tab\there", " leading", "nan", "1e3", "a,b", 'q"uote', "True", "ünï ✓", "-"]
+NAMES = [
+    "line\nbreak",
+    "carriage\rreturn",
+    "both\r\nof them",
+    "tab\there",
+    " leading",
+    "nan",
+    "1e3",
+    "a,b",
+    'q"uote',
+    "True",
+    "ünï ✓",
+    "-",
+]
 
 
-def test_class_names_come_back_from_every_table_as_they_were(image_folder, tmp_path, capsys):
+@pytest.mark.usefixtures("undrawn")
+def test_class_names_come_back_from_every_table_as_they_were(image_folder, tmp_path):
     for split in ("train", "test"):
         for name in NAMES:
             (image_folder / split / name).mkdir()
@@ -133,3 +151,13 @@ def test_class_names_come_back_from_every_table_as_they_were(image_folder, tmp_p
     assert len(read_metrics(folder / "metrics.csv", len(expected))) == 2 * len(expected)
     tiny_run(folder, *options[:-1], "trainer.max_steps=3")
     assert read_metrics(folder / "metrics.csv", len(expected))["class_name"].tolist() == expected * 4
+    report.write([folder], csv=True, parquet=True)
+    as_text = {"keep_default_na": False, "dtype": str}
+    for name in ("classes", "runs"):
+        with open(folder / "report" / f"{name}.csv", newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["class_name"] for row in rows] == expected * (len(rows) // len(expected)), name
+    assert pd.read_csv(folder / "report" / "classes.csv", **as_text)["class_name"].tolist() == expected
+    table = pd.read_parquet(folder / "report" / "runs.parquet")
+    assert table["class_name"].tolist() == expected * 4
+    assert igb.load_runs(folder)["class_name"].tolist() == expected * 4

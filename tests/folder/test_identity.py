@@ -1,3 +1,4 @@
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -5,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hydra.utils import get_object
 from PIL import Image
 
 import igb
@@ -36,7 +38,7 @@ def old(tmp_path):
     """A sweep of schema 1 with one run, of five steps, and an event file that it left."""
     sweep = Path(shutil.copytree(SCHEMA_1, tmp_path / "old"))
     (folder,) = (file.parent for file in sweep.glob("*/run.json"))
-    (folder / "events.out.tfevents.1795736095.vm.2404.0").touch()
+    (folder / "events.out.tfevents.1795736095.vm.2404.0").write_bytes(b"\x00layout ^dominance/running$")
     return folder
 
 
@@ -48,7 +50,7 @@ def test_a_run_of_schema_1_resumes_to_the_end_of_an_undisturbed_one(old, tmp_pat
     longer = [*overrides(old), "trainer.max_steps=10"]
     before = (old / "metrics.csv").read_text()
     (tmp_path / "elsewhere").mkdir()
-    foreign = old / "events.out.tfevents.1.theirs"
+    foreign = old / "events.out.tfevents.1700000000.host.123.0"
     foreign.touch()
     assert experiment.run(experiment.compose(*longer), old) == "completed"
     experiment.run(experiment.compose(*longer), tmp_path / "new")
@@ -116,8 +118,7 @@ def test_former_names_are_those_of_today(former, current):
     assert current_target(former) == current
     if former.startswith("igb"):
         package, _, name = former.rpartition(".")
-        module = getattr(igb, package.rpartition(".")[2])  # as a config of a user may still say
-        assert getattr(module, name) is not None
+        assert getattr(importlib.import_module(package), name) is get_object(current)  # as a user's code may still say
 
 
 @pytest.mark.parametrize("role", [identity.SEED, identity.MAY_DIFFER, identity.MAY_GROW])
@@ -158,21 +159,38 @@ def test_a_run_resumes_on_the_same_images_alone_wherever_they_lie(tmp_path):
     tiny_run(folder, *options, f"data.root={copied}", "trainer.max_steps=3")
     shutil.rmtree(first)
     images(first, shade=1)
-    before = content(folder)
+    before, entries = content(folder), state.read(folder)
     with pytest.raises(InputError, match=r"data: these are not the images with which the run in .*run was started"):
         tiny_run(folder, *options, f"data.root={first}", "trainer.max_steps=4")
     assert before == {
         file: file.read_bytes() for file in folder.rglob("*") if file.is_file() and file.name != "run.json"
     }
-    entries = state.read(folder)
-    assert (entries["status"], entries["total_steps"]) == ("completed", 3)
-    assert "these are not the images" in entries["reason"]
+    found = state.read(folder)
+    assert "these are not the images" in found.pop("reason")
+    assert found == entries
+    (first / "train" / "ant" / "0.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match="cannot be read as an image"):
+        tiny_run(folder, *options, f"data.root={first}", "trainer.max_steps=4")
+    assert state.read(folder)["status"] == "completed"
+    (tmp_path / "run" / ".lock").touch()
     assert tiny_run(folder, *options, f"data.root={copied}", "trainer.max_steps=4")
     assert "reason" not in state.read(folder)
 
 
 def content(folder):
     return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file() and file.name != "run.json"}
+
+
+def test_a_run_without_a_hash_resumes_at_its_place_alone(tmp_path):
+    options = ["data=image_folder", "data.batch_size=4", "trainer.max_epochs=100"]
+    first = images(tmp_path / "first")
+    folder = tiny_run(tmp_path / "run", *options, f"data.root={first}", "trainer.max_steps=2")
+    entries = state.read(folder)
+    del entries["images"], entries["schema"]
+    (folder / "run.json").write_text(json.dumps(entries))
+    with pytest.raises(InputError, match=r"data\.root=\S*elsewhere differs from data\.root=\S*first"):
+        identity.refuse_other(folder, tiny_config(*options, f"data.root={tmp_path}/elsewhere", "trainer.max_steps=3"))
+    tiny_run(folder, *options, f"data.root={first}", "trainer.max_steps=3")
 
 
 ROW = [(0, 0.9, 0.1, 0.8)]

@@ -197,6 +197,7 @@ def test_the_schedule_warms_up_with_cross_entropy():
         (torch.tensor([0.0, 1.0, 2.0]), r"target must be whole numbers \[N\].*; it is torch\.float32 \[3\]"),
         (torch.full((3, 4), 0.25), r"target must be whole numbers \[N\].*; it is torch\.float32 \[3, 4\]"),
         (torch.ones(3, 4).long(), r"it is torch\.int64 \[3, 4\] with logits \[3, 4\]"),
+        (torch.tensor([True, False, True]), r"it is torch\.bool"),
         (torch.ones(2).long(), r"it is torch\.int64 \[2\] with logits \[3, 4\]"),
     ],
 )
@@ -218,3 +219,16 @@ def test_gradients_are_those_of_torch_to_the_bit():
     (found,) = torch.autograd.grad(CrossEntropy()(logits, target), logits)
     (expected,) = torch.autograd.grad(F.cross_entropy(logits, target, reduction="none").mean(), logits)
     assert torch.equal(found, expected)
+
+
+def test_gradients_of_each_sample_come_from_vmap():
+    logits, target = torch.randn(5, 4), torch.tensor([3, 0, 1, 2, 0])
+    each = torch.func.vmap(torch.func.grad(lambda z, y: CrossEntropy()(z[None], y[None])))(logits, target)
+    torch.testing.assert_close(each, logits.softmax(1) - F.one_hot(target, 4))
+
+
+def test_where_one_cannot_look_a_target_that_is_no_class_gives_no_loss():
+    losses = torch.func.vmap(lambda z, y: CrossEntropy()(z[None], y[None]))(
+        torch.randn(3, 4), torch.tensor([1, -100, 4])
+    )
+    assert losses.isnan().tolist() == [False, True, True]

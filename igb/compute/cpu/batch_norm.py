@@ -63,7 +63,6 @@ class BatchNorm(torch.autograd.Function):
         return one_by_one(BatchNorm, info, in_dims, inputs)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         """The gradients of maps, weight and bias."""
         if gradient is None:

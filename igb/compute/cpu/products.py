@@ -158,7 +158,7 @@ class MatrixConvolution(torch.autograd.Function):
         """Save what the backward pass needs; the rows, mostly a view of the images, are made again there."""
         images, weight, ctx.window, ctx.form = inputs
         ctx.weight_dtype = weight.dtype
-        ctx.save_for_backward(images, output[1])
+        ctx.save_for_backward(images, weight, output[1])
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)
 
@@ -168,19 +168,23 @@ class MatrixConvolution(torch.autograd.Function):
         return one_by_one(MatrixConvolution, info, in_dims, inputs)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor | None, _: None) -> tuple[Tensor | None, Tensor | None, None, None]:
-        """The gradients of images and weight."""
+        """The gradients of images and weight; torch's own where their gradient may be asked for in turn."""
         if gradient is None:
             return None, None, None, None
-        images, matrix = ctx.saved_tensors
+        images, weight, matrix = ctx.saved_tensors
+        wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False]
+        if torch.is_grad_enabled():
+            options = (list(ctx.window.stride), list(ctx.window.padding), [1, 1], False, [0, 0], 1, wanted)
+            found = torch.ops.aten.convolution_backward(gradient, images, weight, None, *options)
+            return found[0], found[1], None, None
         rows = rows_of(images.permute(0, 2, 3, 1), ctx.window, ctx.form)
         gradient = gradient.permute(0, 2, 3, 1).reshape(len(rows), -1)
         images_gradient = weight_gradient = None
-        if ctx.needs_input_grad[0]:
+        if wanted[0]:
             adjoint = rows_adjoint(gradient @ matrix, ctx.window, ctx.form, len(images))
             images_gradient = adjoint.permute(0, 3, 1, 2)
-        if ctx.needs_input_grad[1]:
+        if wanted[1]:
             if len(rows) <= FEW_ROWS:
                 gradient, rows = gradient.to(ctx.weight_dtype), rows.to(ctx.weight_dtype)
             weight_gradient = matrix_adjoint((gradient.T @ rows).to(ctx.weight_dtype), ctx.window, ctx.form)

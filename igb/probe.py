@@ -1,0 +1,5 @@
+"""The former name of `igb.training.probe`."""
+
+from igb.training.probe import Probe
+
+__all__ = ["Probe"]
