@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -43,12 +44,22 @@ def without_tf32() -> Iterator[None]:
 
     TensorFloat-32 would round the factors of products to 10 bits, in all of `exact` and in the head of `fast`.
     """
-    matmul, convolutions = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    parts: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    name: str = "allow_tf32"
+    off: bool | str = False
+    try:
+        before: list[Any] = [getattr(part, name) for part in parts]
+    except RuntimeError:  # the process has set `fp32_precision`, beside which torch refuses the older names
+        parts = (parts[0], parts[1].conv, parts[1].rnn)
+        name, off = "fp32_precision", "ieee"
+        before = [getattr(part, name) for part in parts]
+    for part in parts:
+        setattr(part, name, off)
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, convolutions
+        for part, value in zip(parts, before, strict=True):
+            setattr(part, name, value)
 
 
 @contextmanager

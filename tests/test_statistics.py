@@ -1,4 +1,6 @@
 import copy
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -287,6 +289,23 @@ def test_tf32_is_off_while_it_measures_and_then_as_it_was():
     finally:
         torch.backends.cuda.matmul.allow_tf32 = False
     assert seen == [(False, False)]
+
+
+def test_tf32_set_by_its_newer_name_comes_back_too():
+    code = """
+import torch
+from igb import measure
+parts = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+for part in parts:
+    part.fp32_precision = "tf32"
+torch.backends.cudnn.rnn.fp32_precision = "ieee"
+def network(images):
+    assert [part.fp32_precision for part in parts] == ["ieee", "ieee"]
+    return images
+measure(network, torch.zeros(3, 2), [0, 1, 1])
+assert [part.fp32_precision for part in parts] == ["tf32", "tf32"]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_tie_is_shared_among_its_classes():

@@ -47,7 +47,6 @@ class Compute:
     def set_up(self, device: torch.device) -> None:
         """Set up the process to compute on `device`; `restored_settings` undoes this."""
         torch.set_num_threads(self.threads or ALL_THREADS)
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         exact = self.precision == "float32"
         torch.backends.cudnn.benchmark = not exact
         # CPU operations are deterministic anyway. cuBLAS reads the variable when it is first used.
