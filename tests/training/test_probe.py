@@ -8,6 +8,7 @@ from igb._checks import InputError
 from igb.report.runs import read_metrics
 from igb.training.classifier import Classifier
 from igb.training.probe import Probe, probe_order
+from igb.training.step import Step
 from tests.conftest import tiny_config, tiny_run
 
 
@@ -79,14 +80,12 @@ def test_training_is_as_if_there_were_no_probe(tmp_path):
     parts.data.setup()
     torch.manual_seed(0)
     classifier = Classifier(parts.make_network(), parts.losses, parts.make_optimizer, parts.compute)
-    optimizer = classifier.configure_optimizers()
+    step = Step(classifier, classifier.configure_optimizers())
     for epoch in range(2):
         loader = parts.data.train_dataloader()
         loader.sampler.set_epoch(epoch)
         for images, labels, _ in loader:
-            optimizer.zero_grad()
-            parts.losses.at(epoch)(classifier(parts.data.scale(images)), labels).backward()
-            optimizer.step()
+            step(parts.data.scale(images), labels, parts.losses.at(epoch))
     weights = classifier.network.state_dict()
     assert all(torch.equal(with_probe["state_dict"][f"network.{name}"], weights[name]) for name in weights)
 
