@@ -1,15 +1,20 @@
+import copy
+import functools
 import gc
 import logging
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from igb import cli, experiment
@@ -18,6 +23,7 @@ from igb.report import figures
 
 torch.set_num_threads(1)  # as in TINY; for networks this small, a second thread only costs
 needs_bfloat16 = pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="this CPU has no bfloat16")
+VALUE = re.compile(r"(seed|init_seed|data_seed|name|[a-z]\w*\.[\w.]+)=")  # of a key that there is, not of a group
 TINY = ["data=digits", "model._target_=tests.helpers.networks.Tiny", "trainer.accelerator=cpu", "compute.threads=1"]
 
 
@@ -32,9 +38,27 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
+@functools.cache
+def composed(groups: tuple[str, ...]) -> DictConfig:
+    return experiment.compose(*groups)
+
+
+@functools.cache
+def parsed(override: str) -> Any:
+    return OverridesParser.create().parse_override(override).value()
+
+
 def tiny_config(*overrides: str) -> DictConfig:
-    """A run of the tiny network on the digits, in all else as the defaults."""
-    return experiment.compose(*TINY, *overrides)
+    """A run of the tiny network on the digits, in all else as the defaults.
+
+    As `experiment.compose` gives it, which takes a third of a second: it composes groups once, and values are set here.
+    """
+    given = [*TINY, *overrides]
+    values = [item for item in given if VALUE.match(item)]
+    config = copy.deepcopy(composed(tuple(item for item in given if item not in values)))
+    for item in values:
+        OmegaConf.update(config, item.partition("=")[0], parsed(item))
+    return config
 
 
 def tiny_run(folder: Path, *overrides: str) -> Path:

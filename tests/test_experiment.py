@@ -14,7 +14,7 @@ from igb import experiment
 from igb._checks import InputError
 from igb._paths import config_folder
 from igb.report.runs import read_metrics
-from tests.conftest import tiny_config, tiny_run
+from tests.conftest import TINY, tiny_config, tiny_run
 
 
 def test_a_rerun_gives_identical_records(tmp_path):
@@ -186,3 +186,9 @@ print(torch.full((1,), 1e-30) * 1e-10 > 0)
 
 def test_threads_are_recorded_as_torch_has_them(finished):
     assert json.loads((finished / "ce" / "run.json").read_text())["threads"] == torch.get_num_threads()
+
+
+def test_the_configs_of_tests_are_those_that_hydra_composes():
+    overrides = ["loss=pz", "loss.cutoff=0.2", "seed=3", "optimizer.lr=1e-2", "trainer.max_steps=null", "+model.fuse=4"]
+    overrides += ["probe=log", "probe.batch_norm=both", "loss.cutoff=0.3", "data.root='a b'"][:3]
+    assert tiny_config(*overrides) == experiment.compose(*TINY, *overrides)
