@@ -14,6 +14,7 @@ import hydra
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -74,7 +75,20 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> DictConfig
         if folder not in sys.path:
             sys.path.append(folder)  # as `--config-dir` does
     with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return hydra.compose("config", [*searched, *overrides])
+        config = hydra.compose("config", [*searched, *overrides])
+    refuse_mixtures(overrides, config)
+    return config
+
+
+def refuse_mixtures(overrides: Sequence[str], config: DictConfig) -> None:
+    """Raise InputError where overrides give a group a list of options: Hydra would make one part of them all."""
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        group, value = override.key_or_group, override.value()
+        if isinstance(value, list) and OmegaConf.is_dict(config.get(group)):
+            options = ",".join(map(str, value))
+            raise InputError(
+                f"{group}=[{options}] would make one run of a mixture; to sweep over them: --multirun {group}={options}"
+            )
 
 
 def run(config: DictConfig, folder: str | Path) -> str:

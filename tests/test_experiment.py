@@ -192,3 +192,8 @@ def test_the_configs_of_tests_are_those_that_hydra_composes():
     overrides = ["loss=pz", "loss.cutoff=0.2", "seed=3", "optimizer.lr=1e-2", "trainer.max_steps=null", "+model.fuse=4"]
     overrides += ["probe=log", "probe.batch_norm=both", "loss.cutoff=0.3", "data.root='a b'"][:3]
     assert tiny_config(*overrides) == experiment.compose(*TINY, *overrides)
+
+
+def test_a_mixture_of_options_is_refused_from_python_too():
+    with pytest.raises(InputError, match=r"loss=\[ce,pz\] would make one run of a mixture"):
+        experiment.compose("loss=[ce,pz]")

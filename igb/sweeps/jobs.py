@@ -8,7 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from igb._checks import InputError, one_line_exit
 from igb._files import make_folder
@@ -99,23 +99,12 @@ def check_jobs(configs: Sequence[DictConfig], folders: Sequence[Path | None], on
         from igb.folder import identity, state
 
         for config, folder in zip(configs, folders, strict=True):
-            _refuse_mixtures(config)
+            experiment.refuse_mixtures(config.hydra.overrides.task, config)
             import_from(config.hydra.runtime)
             experiment.build(config, on_this_machine)
             if folder is not None:
                 identity.refuse_other(folder, without_hydra(config))
                 state.finished(folder, config)
-
-
-def _refuse_mixtures(config: DictConfig) -> None:
-    """Raise InputError where a group is given a list of options, of which Hydra would make one part."""
-    for override in OverridesParser.create().parse_overrides(config.hydra.overrides.task):
-        group, value = override.key_or_group, override.value()
-        if isinstance(value, list) and OmegaConf.is_dict(config.get(group)):
-            options = ",".join(map(str, value))
-            raise InputError(
-                f"{group}=[{options}] would make one run of a mixture; to sweep over them: --multirun {group}={options}"
-            )
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
