@@ -116,7 +116,7 @@ class Checkpoints(pl.Callback):
 
     def _save(self, trainer: pl.Trainer) -> None:
         self.losses.read(trainer)
-        with self.stopwatch.checkpoint():
+        with self.stopwatch.timed("checkpoints"):
             if self.records:
                 self.records.write_matrices()
                 self._path.parent.mkdir(exist_ok=True)

@@ -114,7 +114,7 @@ class ProbeCallback(pl.Callback):
         assert isinstance(pl_module, Classifier)
         if pl_module.device.type == "cuda":  # the step before may still be running there
             torch.cuda.synchronize(pl_module.device)
-        with self.stopwatch.probe():
+        with self.stopwatch.timed("probes"):
             results = self._results(pl_module, step, several=trainer.world_size > 1)
             self.record(results)
             self.dominance = results[0].statistics.dominance

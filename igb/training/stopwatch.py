@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 
 class Stopwatch:
@@ -20,19 +21,10 @@ class Stopwatch:
         return self.outside_probes() - self.checkpoints
 
     @contextmanager
-    def probe(self) -> Iterator[None]:
-        """Count the time inside as that of a probe."""
+    def timed(self, part: Literal["probes", "checkpoints"]) -> Iterator[None]:
+        """Count the time inside as that of a probe or a checkpoint."""
         started = time.perf_counter()
         try:
             yield
         finally:
-            self.probes += time.perf_counter() - started
-
-    @contextmanager
-    def checkpoint(self) -> Iterator[None]:
-        """Count the time inside as that of a checkpoint."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.checkpoints += time.perf_counter() - started
+            setattr(self, part, getattr(self, part) + time.perf_counter() - started)
