@@ -52,6 +52,7 @@ class Sweep:
         self.process = subprocess.Popen(
             self.command, cwd=self.folder, env=self.cluster.environment, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a shell's background jobs ignore
         )  # fmt: skip
 
     def end(self, seconds=300):
