@@ -107,6 +107,7 @@ def test_a_line_that_is_no_job_is_passed_over(tmp_path, monkeypatch):
     assert [(job.id, job.comment) for job in _slurm.queue()] == [("12_3", "a|b"), ("15", "")]
 
 
+@pytest.mark.slow
 def test_a_run_and_a_report_of_odd_variables_in_a_folder_of_modules(tmp_path):
     for name in ("random", "profile", "queue", "torch"):  # what Python itself imports to start is another matter
         (tmp_path / f"{name}.py").write_text("raise SystemExit('shadowed')\n")

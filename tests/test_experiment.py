@@ -154,6 +154,7 @@ def test_the_spine_stays_short():
         assert len(inspect.getsource(part).splitlines()) < 85
 
 
+@pytest.mark.slow
 def test_denormals_count_as_zero_in_every_thread_of_a_run(tmp_path):
     code = """
 import sys

@@ -291,6 +291,7 @@ def test_tf32_is_off_while_it_measures_and_then_as_it_was():
     assert seen == [(False, False)]
 
 
+@pytest.mark.slow
 def test_tf32_set_by_its_newer_name_comes_back_too():
     code = """
 import torch

@@ -1,7 +1,7 @@
 """Figures, tables and a page from run folders. It knows only what the folders hold and imports no training code."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from csv import QUOTE_MINIMAL, QUOTE_NONNUMERIC
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from igb.report import figures
 from igb.report.board import write_board
 from igb.report.landscape import loss_curves
 from igb.report.metrics import THRESHOLD
-from igb.report.page import write_page
+from igb.report.page import is_page, write_page
 from igb.report.regime import regime_maps
 from igb.report.runs import Run, find_runs, load_runs, some_runs, table_of
 from igb.report.settings import ALIGNMENTS, Panel, panels, swept
@@ -23,10 +23,9 @@ from igb.report.summary import summarize, summarize_classes, summarize_settings
 
 __all__ = ["Run", "find_runs", "load_runs", "summarize", "summarize_classes", "summarize_settings", "write"]
 
-OPTIONAL = (
-    "settings.csv", "runs.csv", "runs.parquet", "loss_landscape.png", "loss_landscape.pdf", "regime_map.png",
-    "regime_map.pdf",
-)  # fmt: skip
+FIGURES = ("figure1", "figure2", "drivers", "loss_landscape", "regime_map")
+TABLES = ("summary.csv", "classes.csv", "settings.csv", "runs.csv", "runs.parquet")
+FILES = (*TABLES, *(f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")))  # beside the page
 MOST_PANELS = 40  # in a figure file; the page has all
 
 
@@ -51,7 +50,7 @@ def write(
         csv: also write the table of `load_runs` as runs.csv.
         parquet: also write it as runs.parquet.
 
-    Raises InputError if there is nothing to show or the folder cannot be written.
+    Raises InputError if there is nothing to show, or the folder cannot be written or has someone else's files.
     """
     if align is not None:
         _checks.choice("align", align, ALIGNMENTS)
@@ -66,8 +65,7 @@ def write(
     if len(swept(runs)) > 1 and not maps:
         notes.append(f"there is no regime map: {', '.join(swept(runs))} were not swept over a grid")
     of_settings = summarize_settings(runs, threshold)
-    of_classes = summarize_classes(runs)
-    tables = {"summary": summary, "classes": of_classes}
+    tables = {"summary": summary, "classes": summarize_classes(runs)}
     if of_settings["n"].max() > 1:
         tables["settings"] = of_settings
     print(summary.to_string(index=False, float_format="{:.3f}".format, na_rep="-"))
@@ -75,8 +73,18 @@ def write(
         print(note)
     on_paper = shown[:MOST_PANELS]
     output = make_folder(output if output is not None else folders[0] / "report", exclusively=False)
+    page = output / "index.html"
+    foreign = [name for name in FILES if (output / name).exists()] if not page.exists() else []
+    if page.exists() and not is_page(page):
+        foreign.append(page.name)
+    if foreign:
+        raise InputError(
+            f"{output} has {', '.join(foreign)} which igb-report would overwrite but did not write; "
+            "give an empty folder as --output"
+        )
     try:
-        for name in OPTIONAL if (output / "index.html").exists() else ():  # of an earlier report
+        write_page(page, shown, _tables_on_page(tables, runs), maps, notes, threshold)  # marks the folder as ours
+        for name in FILES:  # of an earlier report
             (output / name).unlink(missing_ok=True)
         figures.save(figures.figure1(on_paper), output / "figure1")
         figures.save(figures.over_training(on_paper, figures.FIGURE_2), output / "figure2")
@@ -91,20 +99,24 @@ def write(
             _write_table(table_of(runs), output / "runs.csv")
         if parquet:
             table_of(runs).to_parquet(output / "runs.parquet", index=False)
-        titles = {"settings": "Over seeds", "summary": "Run by run"}
-        on_page = [(title, tables[name]) for name, title in titles.items() if name in tables]
-        rises = of_classes.pivot(index=["run", "batch_norm"], columns="class", values="rise_step")
-        rises = rises.loc[list(zip(summary["run"], summary["batch_norm"], strict=True))]
-        headings = [name if name == str(k) else f"{k} {name}" for k, name in enumerate(runs[0].class_names)]
-        rises = rises.set_axis(headings, axis=1).reset_index()
-        on_page.append(("Class by class: first step from which p̄ stays above 1.5/C", rises))
-        write_page(output / "index.html", shown, on_page, maps, notes, threshold)
         pictures = {title: output / f"{title}.png" for title in ("figure1", "figure2")}
         write_board(output / "tensorboard", runs, summary, pictures)
     except OSError as error:
         raise InputError(f"the report folder {output} cannot be written ({error.strerror or error})") from error
-    print(f"the page is {output / 'index.html'}; figures (.png, .pdf) and tables (.csv) are beside it")
+    print(f"the page is {page}; figures (.png, .pdf) and tables (.csv) are beside it")
     return output
+
+
+def _tables_on_page(tables: Mapping[str, pd.DataFrame], runs: Sequence[Run]) -> list[tuple[str, pd.DataFrame]]:
+    """The tables that the page shows, each with its title."""
+    titles = {"settings": "Over seeds", "summary": "Run by run"}
+    on_page = [(title, tables[name]) for name, title in titles.items() if name in tables]
+    summary = tables["summary"]
+    rises = tables["classes"].pivot(index=["run", "batch_norm"], columns="class", values="rise_step")
+    rises = rises.loc[list(zip(summary["run"], summary["batch_norm"], strict=True))]
+    headings = [name if name == str(k) else f"{k} {name}" for k, name in enumerate(runs[0].class_names)]
+    rises = rises.set_axis(headings, axis=1).reset_index()
+    return [*on_page, ("Class by class: first step from which p̄ stays above 1.5/C", rises)]
 
 
 def _write_table(table: pd.DataFrame, path: Path) -> None:

@@ -78,6 +78,11 @@ def write_page(
         partial.write_text(text, encoding="utf-8")
 
 
+def is_page(path: Path) -> bool:
+    """Whether a file is a page of `write_page`, of this version or an earlier one."""
+    return "– igb report</title>" in path.read_text(encoding="utf-8", errors="replace")[:2000]
+
+
 def thinned(steps: Sequence[int], points: int) -> list[int]:
     """About `points` indices into ascending `steps`: the first ten batches, the last, and log-spaced ones between."""
     last = len(steps) - 1

@@ -283,6 +283,18 @@ def test_what_can_be_shown_is_shown_where_nothing_can_be_written(tmp_path, capsy
     assert "favoured_class" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("name", ["index.html", "summary.csv", "figure1.pdf"])
+def test_files_of_others_are_not_overwritten(name, tmp_path):
+    made_run(tmp_path / "a", [(0, 0.9, 0.1, 0.8)])
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_text("mine")
+    with pytest.raises(InputError, match=f"mine has {name} which igb-report would overwrite but did not write"):
+        report.write([tmp_path], tmp_path / "mine")
+    assert [file.name for file in (tmp_path / "mine").iterdir()] == [name]
+    assert (tmp_path / "mine" / name).read_text() == "mine"
+
+
 @pytest.mark.slow
 def test_many_classes_with_long_names_in_any_script_have_figures(tmp_path):
     names = [f"{k} 猫 $x_{k}$ & a name that goes on and on" for k in range(60)]

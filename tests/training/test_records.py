@@ -260,6 +260,7 @@ def start(folder, *overrides):
     return process
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_finished_record(tmp_path):
     process = start(tmp_path / "run")
     process.send_signal(signal.SIGINT)
