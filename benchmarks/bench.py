@@ -190,7 +190,7 @@ class Bench:
         parts, device = self.parts[mode], torch.device("cpu")
         compute = parts.compute.on(device, parts.compute.threads or ALL_THREADS)
         compute.set_up(device)
-        return Classifier(copy.deepcopy(self.network), parts.losses, parts.make_optimizer, compute)
+        return Classifier(copy.deepcopy(self.network), parts.loss_schedule, parts.make_optimizer, compute)
 
     def baseline(self) -> baseline.Baseline:
         """The other side, from the common initial weights."""

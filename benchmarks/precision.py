@@ -70,13 +70,13 @@ def main(overrides: list[str]) -> None:
     for name in INITIALISERS:
         for seed in SEEDS:
             network = initialization.build(lambda: models.resnet50(classes), getattr(initialization, name), seed)
-            classifier = Classifier(network, parts.losses, parts.make_optimizer, compute)
+            classifier = Classifier(network, parts.loss_schedule, parts.make_optimizer, compute)
             step = Step(classifier, classifier.configure_optimizers())
             print(f"| {name} | {seed} | 0 | {differences(network, parts.data, order)} |", flush=True)
             batches = itertools.cycle(parts.data.train_dataloader())
             classifier.train()
             for images, labels, _ in itertools.islice(batches, STEPS):
-                step(parts.data.scale(images), labels, parts.losses.at(0))
+                step(parts.data.scale(images), labels, parts.loss_schedule.at(0))
             print(f"| {name} | {seed} | {STEPS} | {differences(network, parts.data, order)} |", flush=True)
 
 

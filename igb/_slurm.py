@@ -31,8 +31,8 @@ class Job:
         self.id, self.state, self.reason, self.comment = line.split("|", 3)
 
     @property
-    def standing(self) -> str:
-        """Its state, and why it is pending unless it only waits for its turn."""
+    def state_text(self) -> str:
+        """Its state in words, and why it is pending unless it only waits for its turn."""
         is_stuck = self.state == "PENDING" and self.reason not in PASSING_REASONS
         return f"{self.state.lower()} ({self.reason})" if is_stuck else self.state.lower()
 
@@ -90,9 +90,9 @@ def requeue() -> None:
         )
         log.info("job %s is requeued", job)
     except (OSError, subprocess.SubprocessError) as error:
-        log.error("job %s could not be requeued (%s); the same igb command resumes the run", job, said(error))
+        log.error("job %s could not be requeued (%s); the same igb command resumes the run", job, error_text(error))
 
 
-def said(error: OSError | subprocess.SubprocessError) -> str:
+def error_text(error: OSError | subprocess.SubprocessError) -> str:
     """The error message of a SLURM command that failed, on one line."""
     return " ".join(str(getattr(error, "stderr", None) or error).split())

@@ -53,7 +53,7 @@ class Parts(NamedTuple):
 
     data: ImageData
     make_network: Callable[[], nn.Module]
-    losses: LossSchedule
+    loss_schedule: LossSchedule
     make_optimizer: MakeOptimizer
     probe: Probe
     compute: Compute
@@ -102,7 +102,7 @@ def run(config: DictConfig, folder: str | Path) -> str:
     with restored_settings(), flushed_denormals():
         parts = build(config)
         identity.refuse_other(folder, config)
-        if status := state.finished(folder, config):
+        if status := state.final_status(folder, config):
             log.info("%s already: %s", status, folder)
             return status
         try:
@@ -123,7 +123,7 @@ def carry_out(parts: Parts, config: DictConfig, folder: Path, callbacks: Sequenc
 
     `parts` are those of `config`; `callbacks` come after igb's own.
     """
-    data, probe, losses, stopwatch = parts.data, parts.probe, parts.losses, Stopwatch()
+    data, probe, loss_schedule, stopwatch = parts.data, parts.probe, parts.loss_schedule, Stopwatch()
     with Stop() as stop, contextlib.ExitStack() as stack:
         run_state = None
         if parts.rank == 0:
@@ -154,7 +154,7 @@ def carry_out(parts: Parts, config: DictConfig, folder: Path, callbacks: Sequenc
             )
             kept = last.records if last else NO_RECORDS
             records = stack.enter_context(
-                Records(run_state, config, data.class_names, losses, probe, schedule, stopwatch, kept)
+                Records(run_state, config, data.class_names, loss_schedule, probe, schedule, stopwatch, kept)
             )
 
         step_losses = StepLosses(schedule, stopwatch, records.record_steps if records else _drop)
@@ -181,7 +181,7 @@ def carry_out(parts: Parts, config: DictConfig, folder: Path, callbacks: Sequenc
         threads = previous.get("threads") if last else None  # the last bits depend on their number
         compute = parts.compute.on(trainer.strategy.root_device, threads or _threads(parts.compute, limits.devices))
         pl.seed_everything(process_seed(config.seed, parts.rank), verbose=False)
-        classifier = Classifier(parts.make_network(), losses, parts.make_optimizer, compute)
+        classifier = Classifier(parts.make_network(), loss_schedule, parts.make_optimizer, compute)
         with stop.deferred():
             trainer.fit(classifier, datamodule=data, ckpt_path=last and last.path, weights_only=True)
 
@@ -217,7 +217,7 @@ def build(config: DictConfig, on_this_machine: bool = True) -> Parts:
         torch.default_generator.manual_seed(config.init_seed)
         loss = _make(config, "loss", without=("warmup_epochs",))
     with _checks.within("loss"):
-        losses = LossSchedule(loss, config.loss.get("warmup_epochs", 0))
+        loss_schedule = LossSchedule(loss, config.loss.get("warmup_epochs", 0))
     with _checks.within("trainer"):
         _checks.boolean("keep_checkpoint", config.trainer.keep_checkpoint)
         _checks.number("checkpoint_minutes", config.trainer.checkpoint_minutes, at_least=0)
@@ -234,7 +234,7 @@ def build(config: DictConfig, on_this_machine: bool = True) -> Parts:
     return Parts(
         data,
         initialize,
-        losses,
+        loss_schedule,
         _make(config, "optimizer"),
         _make(config, "probe"),
         _make(config, "compute"),

@@ -279,9 +279,9 @@ def _shards(
 
     Where the last round has none left, one is computed and not counted, so that all processes take as many steps.
     """
-    rank, processes = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
-    rounds = -(-len(images) // processes)
-    for number in range(rank, rounds * processes, processes):
+    rank, world_size = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+    rounds = -(-len(images) // world_size)
+    for number in range(rank, rounds * world_size, world_size):
         yield images[number % len(images)], labels[number % len(images)], number < len(images)
 
 

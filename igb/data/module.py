@@ -96,15 +96,15 @@ class ImageData(pl.LightningDataModule):
             found.update(np.ascontiguousarray(array).data)
         return found.hexdigest()
 
-    def shard(self, rank: int, processes: int, at_least: int) -> None:
+    def shard(self, rank: int, world_size: int, at_least: int) -> None:
         """Serve one process's shard of every batch from now on; InputError if a shard has fewer than `at_least`."""
         smallest = min(map(len, self._sampler))
-        if smallest < processes * at_least:
+        if smallest < world_size * at_least:
             raise InputError(
                 f"batch_size={self.batch_size} leaves a batch of {smallest} images, too few for {at_least} on each of "
-                f"trainer.devices={processes}"
+                f"trainer.devices={world_size}"
             )
-        self._shard = (rank, processes)
+        self._shard = (rank, world_size)
 
     def scale(self, images: Tensor) -> Tensor:
         """Scale uint8 images [N, H, W] to the network's input, float32 [N, 1, H, W]."""

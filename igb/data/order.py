@@ -22,11 +22,11 @@ class Batch(NamedTuple):
 class Shards(Dataset[Batch]):
     """A data set whose items are one process's shards of the batches; shards differ by one image at most."""
 
-    def __init__(self, images: Tensor, labels: Tensor, rank: int, processes: int) -> None:
-        self.images, self.labels, self.rank, self.processes = images, labels, rank, processes
+    def __init__(self, images: Tensor, labels: Tensor, rank: int, world_size: int) -> None:
+        self.images, self.labels, self.rank, self.world_size = images, labels, rank, world_size
 
     def __getitem__(self, batch: Tensor) -> Batch:
-        shard = batch.tensor_split(self.processes)[self.rank]
+        shard = batch.tensor_split(self.world_size)[self.rank]
         return Batch(self.images[shard], self.labels[shard], len(batch))
 
 

@@ -26,7 +26,7 @@ ROLES = {
     "trainer.max_steps": MAY_GROW,
 }
 # Keys that came after schema 1, and the value by which a run does what it did before there was such a key.
-ADDED: dict[str, Any] = {"data.fit": "stretch"}
+OLD_CONFIG_DEFAULTS: dict[str, Any] = {"data.fit": "stretch"}
 # The beginnings of former names of what a `_target_` names, and of their names today.
 FORMER_TARGETS = {
     "igb.networks.": "igb.models.",
@@ -35,7 +35,7 @@ FORMER_TARGETS = {
 }
 
 
-def having(role: str) -> tuple[str, ...]:
+def keys_with_role(role: str) -> tuple[str, ...]:
     """The keys that have a role."""
     return tuple(key for key, its_role in ROLES.items() if its_role == role)
 
@@ -60,7 +60,7 @@ def refuse_other(folder: Path, config: Any) -> None:
     if not isinstance(entries.get("config"), dict):
         raise InputError(f"{folder / 'run.json'} has no config; give another folder")
     recorded, composed = _values(entries["config"]), _values(config)
-    free = {*having(MAY_DIFFER)} - ({"data.root"} if "images" not in entries else set())  # no hash to go by
+    free = {*keys_with_role(MAY_DIFFER)} - ({"data.root"} if "images" not in entries else set())  # no hash to go by
     for key in sorted({*recorded, *composed} - free):
         old, new = recorded.get(key), composed.get(key)
         if ROLES.get(key) == MAY_GROW and _limit(new) >= _limit(old):
@@ -74,7 +74,7 @@ def refuse_other(folder: Path, config: Any) -> None:
 
 def identifying_overrides(overrides: Iterable[str]) -> frozenset[str]:
     """The overrides of a command line that make a run what it is, seeds among them."""
-    free = tuple(f"{key}=" for key in (*having(MAY_DIFFER), *having(MAY_GROW)))
+    free = tuple(f"{key}=" for key in (*keys_with_role(MAY_DIFFER), *keys_with_role(MAY_GROW)))
     return frozenset(item for item in overrides if not item.startswith(("hydra.", "hydra/", *free)))
 
 
@@ -103,7 +103,7 @@ def flat(config: Any) -> dict[str, Any]:
 
 def _values(config: Any) -> dict[str, Any]:
     """`flat`, with targets by their names of today, and with the keys that an older config lacks."""
-    return ADDED | {
+    return OLD_CONFIG_DEFAULTS | {
         key: current_target(value) if key.endswith("_target_") and isinstance(value, str) else value
         for key, value in flat(config).items()
     }

@@ -1,6 +1,6 @@
 """The files of a run folder and of a sweep's, and their columns: each is defined here, once.
 
-A column is found by its name. New ones are appended; one that an older file lacks has the value in `ABSENT`.
+A column is found by its name. New ones are appended; one that an older file lacks has the value in `OLD_FILE_DEFAULTS`.
 """
 
 import math
@@ -31,8 +31,8 @@ METRICS = {
     "split": "the images that are measured: `test`",
     "tied_fraction": "share of the images of class k whose largest logit several classes have",
 }
-WHOLE_COLUMNS, TEXT_COLUMNS = ("step", "class", "count"), ("batch_norm", "class_name", "split")
-ABSENT = {"split": "test", "tied_fraction": math.nan}
+INTEGER_COLUMNS, TEXT_COLUMNS = ("step", "class", "count"), ("batch_norm", "class_name", "split")
+OLD_FILE_DEFAULTS = {"split": "test", "tied_fraction": math.nan}
 # Those that TensorBoard draws for each class.
 QUANTITIES = (
     "probability", "accuracy", "mean_probability", "guess_fraction", "loss", "gradient_norm", "active_fraction",

@@ -104,8 +104,8 @@ class RunState:
         self._is_begun = True
         self._write(self._with_status("running"))
 
-    def keep(self, **entries: Any) -> None:
-        """Add entries, to be written with the next ones."""
+    def set_without_writing(self, **entries: Any) -> None:
+        """Add entries, which the next `update` or the end of the run writes."""
         self.entries |= entries
 
     def resume(self, step: int, seconds: float) -> None:
@@ -186,7 +186,7 @@ def planned(sweep: Path) -> list[str]:
     return names
 
 
-def finished(folder: Path, config: DictConfig) -> str | None:
+def final_status(folder: Path, config: DictConfig) -> str | None:
     """The status of the run that a folder holds, if it is final and the config asks for no more steps; else None.
 
     Raises InputError if it asks for more of a run that kept no checkpoint.

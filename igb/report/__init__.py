@@ -17,7 +17,7 @@ from igb.report.landscape import loss_curves
 from igb.report.metrics import THRESHOLD
 from igb.report.page import is_page, write_page
 from igb.report.regime import regime_maps
-from igb.report.runs import Run, find_runs, load_runs, some_runs, table_of
+from igb.report.runs import Run, find_runs, find_runs_or_raise, load_runs, table_of
 from igb.report.settings import ALIGNMENTS, Panel, panels, swept
 from igb.report.summary import summarize, summarize_classes, summarize_settings
 
@@ -55,7 +55,7 @@ def write(
     if align is not None:
         _checks.choice("align", align, ALIGNMENTS)
     _checks.number("threshold", threshold, at_least=0, at_most=1)
-    runs, left_out = some_runs(folders)
+    runs, left_out = find_runs_or_raise(folders)
     runs, others = _of_the_same_classes(runs)
     shown, maps, curves = panels(runs, align), regime_maps(runs, threshold), loss_curves(runs)
     summary = summarize(runs, threshold)

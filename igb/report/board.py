@@ -27,7 +27,7 @@ def write_board(folder: Path, runs: Sequence[Run], summary: pd.DataFrame, pictur
     Args:
         folder: where to write them; those of an earlier report are deleted.
         runs: each gets an HParams session with its label and the values that differ between runs.
-        summary: the table of these runs, which has the metrics; a censored moment is left out.
+        summary: the table of these runs, which has the metrics; a censored event time is left out.
         pictures: PNG files by title.
     """
     for file in folder.rglob(f"*{SUFFIX}"):

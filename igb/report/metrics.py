@@ -25,17 +25,17 @@ class Censored:
         return f">{self.step}"
 
 
-Moment = int | Censored
+EventTime = int | Censored
 
 
-def first_for_good(steps: Sequence[int], holds: npt.NDArray[np.bool_]) -> Moment:
+def first_for_good(steps: Sequence[int], holds: npt.NDArray[np.bool_]) -> EventTime:
     """The first probed step from which a condition holds at every probe to the end."""
     broken = np.flatnonzero(~holds)
     first = int(broken[-1]) + 1 if broken.size else 0
     return int(steps[first]) if first < len(steps) else Censored(int(steps[-1]))
 
 
-def escape_step(guess_fraction: pd.DataFrame, threshold: float = THRESHOLD) -> Moment:
+def escape_step(guess_fraction: pd.DataFrame, threshold: float = THRESHOLD) -> EventTime:
     """The first probe from which dominance, max_j G_j, stays under the threshold; 0 if it always was.
 
     `guess_fraction` has a row for each step and a column for each class. NaN is not under it.
@@ -44,7 +44,7 @@ def escape_step(guess_fraction: pd.DataFrame, threshold: float = THRESHOLD) -> M
     return first_for_good(guess_fraction.index, (dominance < threshold).to_numpy())
 
 
-def half_life(probability: pd.DataFrame, favoured: int) -> Moment | None:
+def half_life(probability: pd.DataFrame, favoured: int) -> EventTime | None:
     """The first probe at which the favoured class's excess p̄ is at most half of what it was at initialisation.
 
     The excess is p̄_f - mean_k p̄_k; learning that raises every p̄_k alike does not change it. None if there was none.
@@ -56,7 +56,7 @@ def half_life(probability: pd.DataFrame, favoured: int) -> Moment | None:
     return int(probability.index[reached[0]]) if reached.size else Censored(int(probability.index[-1]))
 
 
-def rise_steps(probability: pd.DataFrame) -> list[Moment]:
+def rise_steps(probability: pd.DataFrame) -> list[EventTime]:
     """For each class k the first probe from which p̄_k stays above 1.5/C."""
     above = probability.to_numpy() > RISEN / probability.shape[1]
     return [first_for_good(probability.index, column) for column in above.T]
@@ -83,15 +83,15 @@ def equal_outputs(mean_probability: pd.DataFrame) -> bool:
     return len(set(means.tolist())) == 1
 
 
-def median(moments: Sequence[Moment]) -> Moment | float | None:
+def median(event_times: Sequence[EventTime]) -> EventTime | float | None:
     """The median over runs; None if there are none.
 
     If it depends on when a censored event will happen, it is censored too, at its lower bound.
     """
-    if not moments:
+    if not event_times:
         return None
-    least = statistics.median(map(_step, moments))
-    most = statistics.median(math.inf if isinstance(moment, Censored) else moment for moment in moments)
+    least = statistics.median(map(_step, event_times))
+    most = statistics.median(math.inf if isinstance(event_time, Censored) else event_time for event_time in event_times)
     if least != most:
         return Censored(int(least))
     return int(least) if float(least).is_integer() else least
@@ -102,5 +102,5 @@ def grouped(number: float) -> str:
     return f"{number:,.1f}".removesuffix(".0")
 
 
-def _step(moment: Moment) -> int:
-    return moment.step if isinstance(moment, Censored) else moment
+def _step(event_time: EventTime) -> int:
+    return event_time.step if isinstance(event_time, Censored) else event_time

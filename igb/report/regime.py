@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib as mpl
 import pandas as pd
 
-from igb.report.metrics import THRESHOLD, Censored, Moment, grouped
+from igb.report.metrics import THRESHOLD, Censored, EventTime, grouped
 from igb.report.runs import Run
 from igb.report.settings import swept
 from igb.report.summary import summarize_settings
@@ -103,8 +103,8 @@ def _cell(measure: str, row: dict[str, Any] | None, longest: float) -> Cell | No
     return Cell(text, mpl.colors.to_hex(rgb), "#000000" if luminance > 0.5 else "#ffffff")
 
 
-def _number(moment: Moment | float) -> float:
-    return moment.step if isinstance(moment, Censored) else moment
+def _number(event_time: EventTime | float) -> float:
+    return event_time.step if isinstance(event_time, Censored) else event_time
 
 
 def _is_number(value: Any) -> bool:

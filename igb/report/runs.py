@@ -23,16 +23,16 @@ from omegaconf.errors import OmegaConfBaseException
 
 from igb import _slurm
 from igb._checks import InputError, one_line
-from igb.folder.identity import MAY_DIFFER, SEED, flat, having, identity
+from igb.folder.identity import MAY_DIFFER, SEED, flat, identity, keys_with_role
 from igb.folder.schema import (
-    ABSENT,
     FINAL,
+    INTEGER_COLUMNS,
     LOSS_CURVE,
     METRICS,
+    OLD_FILE_DEFAULTS,
     PLAN,
     RUN,
     TEXT_COLUMNS,
-    WHOLE_COLUMNS,
     hydra_path,
     overrides_path,
     table_path,
@@ -77,7 +77,7 @@ class Run:
     @property
     def seeds(self) -> dict[str, Any]:
         """Its seeds by their keys."""
-        return self.info["seeds"] or {key: self.overrides[key] for key in having(SEED) if key in self.overrides}
+        return self.info["seeds"] or {key: self.overrides[key] for key in keys_with_role(SEED) if key in self.overrides}
 
     @functools.cached_property
     def config(self) -> Any:
@@ -142,7 +142,7 @@ def load_runs(folders: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     there is no run with a probe.
     """
     folders = [folders] if isinstance(folders, str | Path) else folders
-    return table_of(some_runs([Path(folder) for folder in folders])[0])
+    return table_of(find_runs_or_raise([Path(folder) for folder in folders])[0])
 
 
 def table_of(runs: Sequence[Run]) -> pd.DataFrame:
@@ -166,7 +166,7 @@ def table_of(runs: Sequence[Run]) -> pd.DataFrame:
     return table
 
 
-def some_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
+def find_runs_or_raise(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
     """Like `find_runs`, but raises InputError if no run can be shown."""
     runs, left_out = find_runs(folders)
     if not runs:
@@ -211,7 +211,9 @@ def differing(runs: Sequence[Run]) -> list[str]:
     if not all(run.overrides for run in runs):
         written = (item for run in runs for item in flat(run.info["config"]).items())
         keys |= dict.fromkeys(key for key, value in written if "${" not in str(value))
-    ignored = {*having(MAY_DIFFER)} - ({"data.root"} if len({run.info.get("images") for run in runs}) > 1 else set())
+    ignored = {*keys_with_role(MAY_DIFFER)}
+    if len({run.info.get("images") for run in runs}) > 1:
+        ignored.discard("data.root")
     return [key for key in keys if key not in ignored and len({_same(run.value(key)) for run in runs}) > 1]
 
 
@@ -230,18 +232,18 @@ def setting(run: Run) -> str:
 def read_metrics(file: Path, classes: int) -> pd.DataFrame:
     """metrics.csv up to its last complete probe: a killed run may leave an incomplete line or probe.
 
-    A column that an older schema lacks gets the value in `ABSENT`. Raises ValueError for a file that is not a
-    metrics.csv.
+    A column that an older schema lacks gets the value in `OLD_FILE_DEFAULTS`. Raises ValueError for a file that is not
+    a metrics.csv.
     """
     content = file.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     while whole.count(b'"') % 2:  # cut off at a line break inside a quoted name
         whole = whole[: whole.rfind(b"\n", 0, -1) + 1]
     header = next(csv.reader([whole[: whole.find(b"\n")].decode(errors="replace")]), [])
-    if missing := [name for name in METRICS if name not in header and name not in ABSENT]:
+    if missing := [name for name in METRICS if name not in header and name not in OLD_FILE_DEFAULTS]:
         raise ValueError(f"metrics.csv has no column {missing[0]!r}; it is from another version of igb")
     types = dict.fromkeys(METRICS, pa.float64())
-    types |= dict.fromkeys(WHOLE_COLUMNS, pa.int64()) | dict.fromkeys(
+    types |= dict.fromkeys(INTEGER_COLUMNS, pa.int64()) | dict.fromkeys(
         TEXT_COLUMNS, pa.dictionary(pa.int32(), pa.string())
     )
     options = pyarrow.csv.ConvertOptions(
@@ -257,7 +259,7 @@ def read_metrics(file: Path, classes: int) -> pd.DataFrame:
     if (arrow["class"].to_numpy().reshape(-1, classes) != np.arange(classes)).any():
         raise ValueError(f"metrics.csv does not have the {classes} classes of run.json in every probe; it is damaged")
     table: pd.DataFrame = arrow.unify_dictionaries().to_pandas()
-    for name, value in ABSENT.items():
+    for name, value in OLD_FILE_DEFAULTS.items():
         if name not in table:
             table[name] = pd.Categorical([value] * len(table)) if name in TEXT_COLUMNS else value
     table = table[list(METRICS)]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from igb.folder.identity import MAY_GROW, SEED, having
+from igb.folder.identity import MAY_GROW, SEED, keys_with_role
 from igb.report.metrics import Array, favoured_order
 from igb.report.runs import Run, described, differing, setting
 
@@ -175,12 +175,12 @@ def swept(runs: Sequence[Run]) -> list[str]:
 
     Limits on the length count only if length is all that tells some runs apart.
     """
-    ignored = {*having(SEED), *(() if _differ_in_length(runs) else having(MAY_GROW))}
+    ignored = {*keys_with_role(SEED), *(() if _differ_in_length(runs) else keys_with_role(MAY_GROW))}
     return [key for key in differing(runs) if key not in ignored]
 
 
 def _length(run: Run) -> tuple[Any, ...]:
-    return tuple(run.value(key) for key in having(MAY_GROW))
+    return tuple(run.value(key) for key in keys_with_role(MAY_GROW))
 
 
 def _differ_in_length(runs: Sequence[Run]) -> bool:

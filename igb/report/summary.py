@@ -10,7 +10,7 @@ import pandas as pd
 from igb.report.metrics import (
     THRESHOLD,
     Censored,
-    Moment,
+    EventTime,
     equal_outputs,
     escape_step,
     favoured_order,
@@ -59,7 +59,7 @@ COLUMN_HELP = {
 EQUAL = "none: equal outputs"  # in place of a favoured class
 OVER_SEEDS = ("dominance_end", "mean_accuracy", "worst_accuracy")  # a setting has means and bounds of these
 
-# Types of the numeric columns. Not here: moments, which may be censored, and swept keys, which may be anything.
+# Types of the numeric columns. Not here: event times, which may be censored, and swept keys, which may be anything.
 NUMBERS: dict[str, Any] = {
     **dict.fromkeys(("n", "steps", "escaped"), int),
     **dict.fromkeys(("dominance_start", "dominance_epoch_1", "dominance_end"), float),
@@ -71,7 +71,7 @@ NUMBERS: dict[str, Any] = {
 def summarize(runs: Sequence[Run], threshold: float = THRESHOLD) -> pd.DataFrame:
     """A row for each run and batch-norm mode, with the columns that COLUMN_HELP explains.
 
-    A value that a run has not reached is empty; a moment that had not come by its last probe is `Censored`.
+    A value that a run has not reached is empty; an event that had not happened by its last probe is `Censored`.
     """
     rows = [_row(run, mode, threshold) for run in runs for mode in run.modes]
     return pd.DataFrame(rows, dtype=object).astype({name: kind for name, kind in NUMBERS.items() if name in rows[0]})
@@ -83,7 +83,7 @@ def summarize_classes(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def summarize_settings(runs: Sequence[Run], threshold: float = THRESHOLD) -> pd.DataFrame:
-    """A row for each setting and batch-norm mode: means and 95 % intervals over its seeds, medians of the moments.
+    """A row for each setting and batch-norm mode: means and 95 % intervals over its seeds, medians of the event times.
 
     It has a column for each swept key too.
     """
@@ -96,9 +96,9 @@ def summarize_settings(runs: Sequence[Run], threshold: float = THRESHOLD) -> pd.
             row |= {f"config.{key}": one.runs[0].value(key) for key in keys}
             row |= {"batch_norm": mode, "n": len(group), "steps": group["steps"].min()}
             escapes = group["escape_step"].tolist()
-            row |= {"escaped": sum(not isinstance(moment, Censored) for moment in escapes)}
+            row |= {"escaped": sum(not isinstance(event_time, Censored) for event_time in escapes)}
             row |= {"escape_step": median(escapes)}
-            row |= {"half_life": median([moment for moment in group["half_life"] if moment is not None])}
+            row |= {"half_life": median([event_time for event_time in group["half_life"] if event_time is not None])}
             for name in OVER_SEEDS:
                 values = group[name].to_numpy(dtype=float)
                 counted = np.ones((len(values), 1), dtype=bool)
@@ -142,7 +142,7 @@ def _favoured(run: Run, mode: str, order: list[int] | None) -> str | None:
 def _class_rows(run: Run, mode: str) -> list[dict[str, object]]:
     guesses, probability = run.table("guess_fraction", mode), run.table("probability", mode)
     order = favoured_order(guesses, run.table("mean_probability", mode))
-    rises: list[Moment] = rise_steps(probability)
+    rises: list[EventTime] = rise_steps(probability)
     accuracy = run.table("accuracy", mode).iloc[-1]
     return [
         {

@@ -128,7 +128,7 @@ def _of_several(panel: Panel, threshold: float) -> str:
     if biased:
         which = f"{len(left)} of {len(biased)}" if left else f"None of {len(biased)}"
         sentences.append(f"{which} runs left that class{f', {_after(left, spe)}' if left else ''}.")
-    escaped = [moment for number in biased if isinstance(moment := escapes[number], int)]
+    escaped = [event_time for number in biased if isinstance(event_time := escapes[number], int)]
     if escaped and sorted(escaped) != sorted(left):
         which = f"{len(escaped)} of {len(biased)} runs"
         sentences.append(f"{which} stay under {share(threshold)} in any class {_after(escaped, spe)}.")

@@ -104,7 +104,7 @@ def check_jobs(configs: Sequence[DictConfig], folders: Sequence[Path | None], on
             experiment.build(config, on_this_machine)
             if folder is not None:
                 identity.refuse_other(folder, without_hydra(config))
-                state.finished(folder, config)
+                state.final_status(folder, config)
 
 
 def without_hydra(config: DictConfig) -> DictConfig:

@@ -111,7 +111,7 @@ class SlurmLauncher(ProcessLauncher):
         try:
             known = self._in_queue(records)
         except (OSError, subprocess.SubprocessError) as error:
-            raise InputError(f"SLURM's queue does not answer: {_slurm.said(error)}") from error
+            raise InputError(f"SLURM's queue does not answer: {_slurm.error_text(error)}") from error
         left = [name for name in jobs if name not in known]
         ids = {name: job.id for name, job in known.items() if name in jobs}
         for devices in {jobs[name].config.trainer.devices for name in left}:  # the jobs of an array are alike
@@ -173,24 +173,24 @@ class SlurmLauncher(ProcessLauncher):
             try:
                 alive = self._in_queue(records)
             except (OSError, subprocess.SubprocessError) as error:
-                log.warning("squeue does not answer (%s); trying again", _slurm.said(error))
+                log.warning("squeue does not answer (%s); trying again", _slurm.error_text(error))
                 time.sleep(self.poll_seconds)
                 continue
             for name in [name for name in jobs if name not in ended]:
-                standing = alive[name].standing if name in alive else "ended"
+                state_text = alive[name].state_text if name in alive else "ended"
                 status = _status(jobs[name].folder)
-                if standing == "ended" and status not in (*schema.FINAL, "failed"):
+                if state_text == "ended" and status not in (*schema.FINAL, "failed"):
                     # run.json may take a while to arrive through a network file system.
                     if time.monotonic() - gone.setdefault(name, time.monotonic()) < PATIENCE:
                         continue
                     ended[name] = RuntimeError("no final status: its job was cancelled or killed, or its node was lost")
-                elif standing == "ended":
+                elif state_text == "ended":
                     ended[name] = None
                 else:
                     gone.pop(name, None)
-                if standing != seen.get(name):
-                    print(f"igb: {standing}: {jobs[name].label}", flush=True)
-                    seen[name] = standing
+                if state_text != seen.get(name):
+                    print(f"igb: {state_text}: {jobs[name].label}", flush=True)
+                    seen[name] = state_text
             if len(ended) < len(jobs):
                 time.sleep(self.poll_seconds)
         return ended

@@ -79,7 +79,7 @@ class IgbSweeper(Sweeper):
         check_jobs(configs, [None if new else sweep / name for name in names], runs_here)
         with one_line_exit():
             runs = zip(names, configs, strict=True)
-            if to_do := [config for name, config in runs if new or not state.finished(sweep / name, config)]:
+            if to_do := [config for name, config in runs if new or not state.final_status(sweep / name, config)]:
                 getattr(self._launcher, "check", refuse_several_devices)(to_do)
             if twice := [name for name, times in Counter(names).items() if times > 1]:
                 raise InputError(f"duplicate run: two jobs have the same overrides, {twice[0]}")
@@ -96,7 +96,7 @@ class IgbSweeper(Sweeper):
         print(f"igb: to resume this sweep after an interruption: {_command(sweep if new else None)}", flush=True)
         left = []
         for job, config, name in zip(jobs, configs, names, strict=True):
-            status = state.finished(sweep / name, config)
+            status = state.final_status(sweep / name, config)
             if status == "diverged" and self.repeat_diverged:
                 shutil.rmtree(sweep / name)
                 status = None
@@ -127,7 +127,7 @@ class IgbSweeper(Sweeper):
         for name, config in runs.items():
             error = returns[name]._return_value if name in returns else None
             try:
-                status = state.finished(sweep / name, config)
+                status = state.final_status(sweep / name, config)
                 reason = (state.read(sweep / name) or {}).get("reason")
             except InputError as damaged:
                 status, error = None, damaged

@@ -53,7 +53,7 @@ class Checkpoints(pl.Callback):
         folder: of the run.
         schedule: of the run.
         stopwatch: of the run.
-        losses: of its steps, which are read before a checkpoint is written.
+        step_losses: the losses of its steps, which are read before a checkpoint is written.
         records: whose state is part of a checkpoint; None in every process but the first.
         stop: says whether the run is to stop.
         minutes: between checkpoints within an epoch.
@@ -65,13 +65,13 @@ class Checkpoints(pl.Callback):
         folder: Path,
         schedule: Schedule,
         stopwatch: Stopwatch,
-        losses: StepLosses,
+        step_losses: StepLosses,
         records: Records | None,
         stop: Stop,
         minutes: float,
         last: Checkpoint | None,
     ) -> None:
-        self.schedule, self.stopwatch, self.losses, self.records = schedule, stopwatch, losses, records
+        self.schedule, self.stopwatch, self.step_losses, self.records = schedule, stopwatch, step_losses, records
         self.stop, self.minutes, self._last = stop, minutes, last
         self._path, self._previous = checkpoint_path(folder), previous_checkpoint_path(folder)
         self._saved: int | None = None  # the step of the newest checkpoint; None before training
@@ -115,7 +115,7 @@ class Checkpoints(pl.Callback):
         checkpoint["igb"] = {"records": self.records and self.records.records_state(), "random": random}
 
     def _save(self, trainer: pl.Trainer) -> None:
-        self.losses.read(trainer)
+        self.step_losses.read(trainer)
         with self.stopwatch.timed("checkpoints"):
             if self.records:
                 self.records.write_matrices()

@@ -19,18 +19,18 @@ class Classifier(pl.LightningModule):
 
     Args:
         network: maps images [N, 1, H, W] to logits [N, C].
-        losses: the loss of every epoch.
+        loss_schedule: the loss of every epoch.
         make_optimizer: called with the parameters of the network, and of the losses where they have some.
         compute: how the network's arithmetic is done.
     """
 
     def __init__(
-        self, network: nn.Module, losses: LossSchedule, make_optimizer: MakeOptimizer, compute: Compute
+        self, network: nn.Module, loss_schedule: LossSchedule, make_optimizer: MakeOptimizer, compute: Compute
     ) -> None:
         super().__init__()
         self.automatic_optimization = False  # the step is ours
         self.network = channels_last(network)
-        self.losses = losses
+        self.losses = loss_schedule  # the name of its parameters in checkpoints
         self.compute = compute
         self._make_optimizer = make_optimizer
 

@@ -83,9 +83,9 @@ class ProgressBar(TQDMProgressBar):
 
     BAR_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 
-    def __init__(self, eta: Eta, losses: StepLosses) -> None:
+    def __init__(self, eta: Eta, step_losses: StepLosses) -> None:
         super().__init__()
-        self._eta, self._step_losses = eta, losses
+        self._eta, self._step_losses = eta, step_losses
 
     def on_train_start(self, trainer: pl.Trainer, *arguments: Any) -> None:
         """Make the bar and start its epoch at once: Lightning does not when a run resumes within one."""

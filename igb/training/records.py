@@ -41,7 +41,7 @@ class Records(pl.Callback):
         state: of the run, whose folder takes the files.
         config: of the run.
         class_names: of the data.
-        losses: whose curves are drawn.
+        loss_schedule: the losses whose curves are written to loss_curve.csv.
         probe: whose views are drawn.
         schedule: of the run.
         stopwatch: of the run.
@@ -54,7 +54,7 @@ class Records(pl.Callback):
         state: RunState,
         config: DictConfig,
         class_names: Sequence[str],
-        losses: LossSchedule,
+        loss_schedule: LossSchedule,
         probe: Probe,
         schedule: Schedule,
         stopwatch: Stopwatch,
@@ -62,7 +62,7 @@ class Records(pl.Callback):
     ) -> None:
         self.run_state, self.folder, self.config, self.class_names = state, state.folder, config, class_names
         self.schedule, self.stopwatch, self._kept = schedule, stopwatch, kept
-        self._losses, self._modes = losses, list(dict.fromkeys(view.batch_norm for view in probe.views))
+        self._loss_schedule, self._modes = loss_schedule, list(dict.fromkeys(view.batch_norm for view in probe.views))
         self._checkpoint_seconds = float(state.previous.get("checkpoint_seconds", 0.0)) if kept["metrics"] else 0.0
         self._files: list[Any] = []  # what is flushed after each record and closed at the end
         self._matrices: list[tuple[int, str, np.ndarray, np.ndarray]] = []  # one for each probe and view
@@ -174,7 +174,7 @@ class Records(pl.Callback):
 
     def _keep_checkpoint_seconds(self) -> None:
         seconds = self._checkpoint_seconds + self.stopwatch.checkpoints
-        self.run_state.keep(checkpoint_seconds=round(seconds, 3))
+        self.run_state.set_without_writing(checkpoint_seconds=round(seconds, 3))
 
     def _draw_probe(self, columns: Mapping[str, Sequence[Any]]) -> None:
         """Add a probe in one view to TensorBoard."""
@@ -245,7 +245,7 @@ class Records(pl.Callback):
         with open(table_path(self.folder, "loss_curve"), "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(LOSS_CURVE)
-            for epoch, loss in self._losses.phases():
+            for epoch, loss in self._loss_schedule.phases():
                 if not isinstance(loss, TrueClassLoss):  # no function of p_y alone
                     continue
                 probabilities = curve_points(loss)

@@ -14,7 +14,7 @@ from igb import experiment
 from igb._checks import InputError
 from igb._paths import config_folder
 from igb.folder import identity, state
-from igb.folder.identity import ADDED, ROLES, current_target, flat, having
+from igb.folder.identity import OLD_CONFIG_DEFAULTS, ROLES, current_target, flat, keys_with_role
 from igb.report.runs import find_runs, read_metrics
 from igb.report.settings import settings, swept
 from tests.conftest import tiny_config, tiny_run
@@ -94,7 +94,7 @@ def test_the_network_of_a_run_of_schema_1_is_loaded(old):
 
 
 def test_every_key_has_a_meaning_for_older_runs():
-    """A key that schema 1 lacks stands in ADDED, with what the versions before it did."""
+    """A key that schema 1 lacks stands in OLD_CONFIG_DEFAULTS, with what the versions before it did."""
     found = set()
     for file in config_folder().glob("*/*.yaml"):
         group = file.parent.name
@@ -103,7 +103,7 @@ def test_every_key_has_a_meaning_for_older_runs():
             config = experiment.compose(f"{group}={file.stem}", *needed)
             found |= {key for key in flat(config) if key.startswith(f"{group}.")}
             found |= {key for key in flat(config) if "." not in key}
-    assert found - KEYS_OF_SCHEMA_1 == set(ADDED)
+    assert found - KEYS_OF_SCHEMA_1 == set(OLD_CONFIG_DEFAULTS)
     assert set(ROLES) <= found
 
 
@@ -123,7 +123,7 @@ def test_former_names_are_those_of_today(former, current):
 
 @pytest.mark.parametrize("role", [identity.SEED, identity.MAY_DIFFER, identity.MAY_GROW])
 def test_what_has_a_role_is_no_part_of_identity(role):
-    keys = having(role)
+    keys = keys_with_role(role)
     assert keys
     changed = {"seed": 3, "init_seed": 4, "data_seed": 5, "name": "x", "data.root": "y", "data.cache_dir": "z"}
     changed |= {"trainer.checkpoint_minutes": 9, "trainer.keep_checkpoint": "false", "trainer.max_epochs": 99}

@@ -48,17 +48,17 @@ def test_a_run_of_another_config_is_refused_with_the_key_named(done, override, m
 def test_some_keys_may_differ_and_limits_may_grow(done, override, finished):
     config = tiny_config("trainer.max_epochs=1", "trainer.max_steps=3", override)
     identity.refuse_other(done, config)
-    assert state.finished(done, config) == finished
+    assert state.final_status(done, config) == finished
 
 
 def test_only_what_is_final_is_finished(tmp_path):
-    assert state.finished(tmp_path, tiny_config()) is None
+    assert state.final_status(tmp_path, tiny_config()) is None
     entries = {"steps_per_epoch": 45, "total_steps": 900}
     for status, expected in {
         "running": None, "interrupted": None, "failed": None, "diverged": "diverged", "completed": "completed",
     }.items():  # fmt: skip
         (tmp_path / "run.json").write_text(json.dumps({"status": status, **entries}))
-        assert state.finished(tmp_path, tiny_config()) == expected
+        assert state.final_status(tmp_path, tiny_config()) == expected
 
 
 def test_a_damaged_run_json_is_named(tmp_path):

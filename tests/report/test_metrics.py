@@ -85,7 +85,7 @@ def test_outputs_that_are_not_finite_favour_no_class():
 
 
 @pytest.mark.parametrize(
-    ("moments", "expected"),
+    ("event_times", "expected"),
     [
         ([3], 3),
         ([5, 1, 3], 3),
@@ -99,8 +99,8 @@ def test_outputs_that_are_not_finite_favour_no_class():
         ([], None),
     ],
 )
-def test_the_median_is_censored_where_it_was_not_seen(moments, expected):
-    assert median(moments) == expected
+def test_the_median_is_censored_where_it_was_not_seen(event_times, expected):
+    assert median(event_times) == expected
 
 
 def test_a_censored_moment_reads_as_such():

@@ -139,8 +139,8 @@ def test_a_cluster_has_what_the_login_node_lacks(command, monkeypatch, tmp_path)
 
 
 def test_jobs_are_shown_with_what_keeps_them_from_starting():
-    assert _slurm.Job("7|PENDING|PartitionTimeLimit|x").standing == "pending (PartitionTimeLimit)"
-    assert _slurm.Job("7|PENDING|Resources|x").standing == "pending"
+    assert _slurm.Job("7|PENDING|PartitionTimeLimit|x").state_text == "pending (PartitionTimeLimit)"
+    assert _slurm.Job("7|PENDING|Resources|x").state_text == "pending"
     assert _slurm.Job("7_2|RUNNING|None|a|b").comment == "a|b"
 
 

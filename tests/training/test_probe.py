@@ -79,13 +79,13 @@ def test_training_is_as_if_there_were_no_probe(tmp_path):
     parts = experiment.build(tiny_config())
     parts.data.setup()
     torch.manual_seed(0)
-    classifier = Classifier(parts.make_network(), parts.losses, parts.make_optimizer, parts.compute)
+    classifier = Classifier(parts.make_network(), parts.loss_schedule, parts.make_optimizer, parts.compute)
     step = Step(classifier, classifier.configure_optimizers())
     for epoch in range(2):
         loader = parts.data.train_dataloader()
         loader.sampler.set_epoch(epoch)
         for images, labels, _ in loader:
-            step(parts.data.scale(images), labels, parts.losses.at(epoch))
+            step(parts.data.scale(images), labels, parts.loss_schedule.at(epoch))
     weights = classifier.network.state_dict()
     assert all(torch.equal(with_probe["state_dict"][f"network.{name}"], weights[name]) for name in weights)
 
