@@ -109,17 +109,17 @@ def run(arguments: Sequence[str] | None) -> None:
 def main(arguments: Sequence[str] | None) -> None:
     """Measure, check that both sides agree, print the table and write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("overrides", nargs="*", help="of igb's config, such as data=image_folder data.root=FOLDER")
+    parser.add_argument("overrides", nargs="*", help="of the config, such as data=image_folder data.root=FOLDER")
     parser.add_argument(
         "--images",
         type=int,
         nargs=2,
         default=(50_000, 10_000),
         metavar=("TRAIN", "TEST"),
-        help="images of an epoch and of a probe; those there are serve again and again, the protocol's unless given",
+        help="images per epoch and per probe, those of the data again and again (default: as many as in the protocol)",
     )
-    parser.add_argument("--repeats", type=int, default=3, help="of what is measured in turn")
-    parser.add_argument("--steps", type=int, default=200, help="over which the overhead of the framework is measured")
+    parser.add_argument("--repeats", type=int, default=3, help="repeats of what is measured in turn")
+    parser.add_argument("--steps", type=int, default=200, help="steps that the framework's overhead is measured over")
     parser.add_argument("--output", type=Path, default=Path("bench.json"))
     options = parser.parse_intermixed_args(arguments)
     if min(options.repeats, options.steps, *options.images) < 1:
@@ -383,7 +383,7 @@ class Bench:
         workers, size = self.baseline_options
         return (
             f"{' '.join(self.overrides)}: {self.data.steps_per_epoch:,} batches of {self.data.batch_size} images, "
-            f"{len(self.data.test_labels):,} images a probe, {self.flops() / 1e6:.0f} MFLOP an image forward; "
+            f"{len(self.data.test_labels):,} images per probe, {self.flops() / 1e6:.0f} MFLOP per image forward; "
             f"baseline with {workers} workers and validation batches of {size}"
         )
 

@@ -1,6 +1,6 @@
 """How far `compute=fast`, and plain bfloat16 autocast, are from `exact` in what a probe of a ResNet-50 measures.
 
-`python -m benchmarks.precision data=image_folder data.root=FOLDER`; the digits unless data are given.
+`python -m benchmarks.precision data=image_folder data.root=FOLDER`; the data are the digits by default.
 """
 
 import itertools

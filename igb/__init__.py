@@ -1,6 +1,6 @@
-"""igb measures how an untrained network leaves its initial guessing bias, or does not, under a loss.
+"""igb measures whether, and how fast, a network trained with a given loss leaves its initial guessing bias.
 
-The attributes load what they need when they are first used: `import igb` alone imports no torch.
+Attributes are imported lazily: `import igb` alone imports no torch.
 """
 
 import importlib

@@ -66,8 +66,9 @@ def without_tf32() -> Iterator[None]:
 def flushed_denormals() -> Iterator[None]:
     """Inside, numbers below 1e-38 count as zero in this thread and in those it starts.
 
-    A trapped network's gradients fall below that. A CPU is twenty times slower on such numbers, and they are too small
-    to change a weight. A thread inherits the setting when it is started, and making a network may already start some.
+    The gradients of a network stuck on one class fall below that. A CPU is twenty times slower on such numbers, and
+    they are too small to change a weight. A thread inherits the setting when it is started, and making a network may
+    already start some.
     """
     before = _flushes_denormals()
     torch.set_flush_denormal(True)

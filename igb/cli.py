@@ -113,7 +113,7 @@ class CheckFirst(Callback):
     """Checks a single run, and makes its folder, before Hydra writes there."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Exit with one line if a value is not right or the folder is not free."""
+        """Exit with one line if a value is invalid or the folder already holds another run."""
         given = is_given(config.hydra, "hydra.run.dir")
         folder = Path(config.hydra.run.dir)
         check_jobs([config], [folder if given else None])

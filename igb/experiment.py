@@ -58,15 +58,15 @@ class Parts(NamedTuple):
     probe: Probe
     compute: Compute
     make_trainer: Callable[..., pl.Trainer]
-    rank: int  # of this process among those of the run, one a device
-    smallest_shard: int  # images that a device needs of a batch
+    rank: int  # of this process among those of the run, one per device
+    smallest_shard: int  # the fewest images of a batch that a device may get
 
 
 def compose(*overrides: str, config_dir: str | Path | None = None) -> DictConfig:
     """The config of a run, as the command `igb` composes it from the same overrides.
 
-    `config_dir` is a folder of your own with config groups, as with `--config-dir`. Hydra's errors name what it does
-    not find.
+    `config_dir` is a folder of your own with config groups, as with `--config-dir`. Raises Hydra's
+    own error for an unknown group or key.
     """
     searched = []
     if config_dir is not None:

@@ -1,7 +1,7 @@
 """Initialisers: each sets a network's weights in place, drawing from torch's global generator in module order.
 
-`build` seeds that generator, so weights depend on the seed alone. Parameters that an initialiser does not reach keep
-the values that the network's constructor drew from the same seed.
+`build` seeds that generator, so weights depend on the seed alone. Parameters that an initialiser does not
+initialise keep the values that the network's constructor drew from the same seed.
 """
 
 from collections.abc import Callable
@@ -26,15 +26,15 @@ def build(make_network: Callable[[], nn.Module], initialize: Initializer, seed: 
 
 
 def own(network: nn.Module) -> None:
-    """Keep the weights that the network's constructor drew; it reaches no parameter."""
+    """Keep the weights that the network's constructor drew; it initialises no parameter."""
 
 
 def he(network: nn.Module) -> None:
     """Kaiming-normal with fan-in and gain sqrt(2) on every convolution and linear layer, head included; zero biases.
 
-    Var(w) = 2 / fan_in (equation 10 of K. He et al., "Delving Deep into Rectifiers", arXiv 1502.01852). It reaches
-    convolutions, linear layers and the projections of `nn.MultiheadAttention`; other layers get PyTorch's default, and
-    parameters outside of layers, such as position embeddings, keep what the constructor drew.
+    Var(w) = 2 / fan_in (equation 10 of K. He et al., "Delving Deep into Rectifiers", arXiv 1502.01852). It
+    initialises convolutions, linear layers and the projections of `nn.MultiheadAttention`; other layers get PyTorch's
+    default, and parameters outside of layers, such as position embeddings, keep what the constructor drew.
     """
     torch_default(network)
     for layer in network.modules():
@@ -51,8 +51,8 @@ def he(network: nn.Module) -> None:
 def torchvision(network: nn.Module) -> None:
     """The rule of torchvision's ResNets on every layer, the first convolution included.
 
-    Convolutions are Kaiming-normal with fan-out and gain sqrt(2); all else is as in `torch_default`. It reaches the
-    same parameters.
+    Convolutions are Kaiming-normal with fan-out and gain sqrt(2); all else is as in `torch_default`. It
+    initialises the same parameters.
     """
     torch_default(network)
     for layer in network.modules():
@@ -63,8 +63,8 @@ def torchvision(network: nn.Module) -> None:
 def replaced_conv1(network: nn.Module) -> None:
     """Torchvision's rule, but PyTorch's default on the first convolution.
 
-    This is the result of replacing the first convolution of a torchvision network by a fresh `nn.Conv2d`. It reaches
-    the same parameters as `torchvision`.
+    This is the result of replacing the first convolution of a torchvision network by a fresh `nn.Conv2d`. It
+    initialises the same parameters as `torchvision`.
     """
     torchvision(network)
     first = next((layer for layer in network.modules() if isinstance(layer, _ConvNd)), None)
@@ -75,8 +75,8 @@ def replaced_conv1(network: nn.Module) -> None:
 def torch_default(network: nn.Module) -> None:
     """PyTorch's default for every layer, set by its `reset_parameters`.
 
-    It reaches every layer that has that method, and `nn.MultiheadAttention`; parameters outside of such layers keep
-    what the constructor drew.
+    It initialises every layer that has that method, and `nn.MultiheadAttention`; parameters outside of such layers
+    keep what the constructor drew.
     """
     for layer in network.modules():
         if callable(reset := getattr(layer, "reset_parameters", None)):

@@ -1,4 +1,4 @@
-"""The former name of `igb.models`."""
+"""Deprecated alias of `igb.models`, kept so that old `_target_`s still import."""
 
 from igb.models import resnet18, resnet50
 

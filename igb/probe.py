@@ -1,4 +1,4 @@
-"""The former name of `igb.training.probe`."""
+"""Deprecated alias of `igb.training.probe`, kept so that old `_target_`s still import."""
 
 from igb.training.probe import Probe
 

@@ -1,4 +1,4 @@
-"""When a run steps and when it is probed: what all callbacks of a run share."""
+"""The steps of a run, and after which of them it is probed."""
 
 import bisect
 import functools
@@ -10,11 +10,11 @@ LOG_POINTS = 40  # of `probe=log`
 
 @dataclass(frozen=True)
 class Schedule:
-    """The steps of a run.
+    """The steps of a run and of its probes, which all its callbacks share.
 
     Attributes:
         steps_per_epoch: optimizer steps in an epoch.
-        total_steps: after which the run ends.
+        total_steps: the number of steps after which the run ends.
         probe_steps: the numbers of optimizer steps after which to measure, ascending.
     """
 
@@ -35,7 +35,7 @@ class Schedule:
         return -(-self.total_steps // self.steps_per_epoch)
 
     def epoch(self, step: int) -> float:
-        """A number of steps in epochs."""
+        """Convert a step count to (fractional) epochs."""
         return step / self.steps_per_epoch
 
     def next_epoch(self, step: int) -> int:
@@ -51,7 +51,7 @@ class Schedule:
         return step in self._probed
 
     def probes_until(self, step: int) -> int:
-        """The number of probes after at most so many steps."""
+        """The number of probes up to and including `step`."""
         return bisect.bisect_right(self.probe_steps, step)
 
     @functools.cached_property

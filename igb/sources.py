@@ -1,4 +1,4 @@
-"""The former name of `igb.data.sources`."""
+"""Deprecated alias of `igb.data.sources`, kept so that old `_target_`s still import."""
 
 from igb.data.sources import CIFAR10, Digits, ImageFolder
 

@@ -33,9 +33,10 @@ class ClassStatistics:
 
     Attributes:
         count: samples of class k.
-        probability_matrix: mean softmax probability of class j over the samples of class k.
-        prediction_matrix: share of the samples of class k that are predicted as class j (largest logit, ties
-            shared).
+        probability_matrix: the soft counterpart of `prediction_matrix`: mean softmax probability of class j over the
+            samples of class k.
+        prediction_matrix: the row-normalised confusion matrix: share of the samples of class k that are predicted as
+            class j (largest logit, ties shared).
         loss: mean loss.
         gradient_norm: mean L2 norm of the gradient of a sample's loss with respect to its logits.
         active_fraction: share of samples whose gradient is not zero.
@@ -79,7 +80,7 @@ class ClassStatistics:
     def plot(self, class_names: Sequence[str] | None = None) -> "Figure":
         """Figure 1 of arXiv 2511.20826: the mean predicted probability of each class, as a matplotlib figure.
 
-        `class_names` are C names; the class numbers unless given. InputError for another number of them.
+        `class_names` are C names (default: the class numbers). InputError for another number of them.
         """
         from igb import _plots  # which takes a while to import
 
@@ -157,20 +158,19 @@ def measure(
         network: any module that maps a batch of images to logits [N, C], to an object with such `logits`, or to a tuple
             with them first; it is measured on the device it is on. A plain function is called as it is.
         images: [N, ...], as the network takes them, or as `transform` does: a tensor, an array or a list; or a
-            DataLoader, or anything else that gives batches of images and labels, of which each is then a chunk. Numbers
-            with a fraction, and bytes, are given to the network in its own precision.
-        labels: class of each image, whole numbers [N] from 0 to C-1; None with a DataLoader, which gives them.
-        loss: gives loss, gradient norm and active fraction; cross-entropy unless given.
+            DataLoader, or anything else that yields batches of images and labels, of which each is then a chunk.
+            Floating-point numbers and bytes are passed to the network in its own precision.
+        labels: class of each image, whole numbers [N] from 0 to C-1; None with a DataLoader, which supplies them.
+        loss: what loss, gradient norm and active fraction are computed from (default: cross-entropy).
         batch_norm: `running` normalises by the running statistics, as in `eval()`; `batch` by the statistics of each
             chunk, leaving the running ones untouched. All other layers are in evaluation mode.
-        chunk: images in a forward pass, where they are not in batches already; a last chunk of one image is merged into
+        chunk: images per forward pass, where they are not in batches already; a last chunk of one image is merged into
             the one before it.
         transform: applied to each chunk on the network's device, such as `ImageData.scale`.
         distributed: shard the chunks over the processes of `torch.distributed`, all of which call this with the same
             images, and add up what they saw: the result is the same in each, however many there are.
 
-    TensorFloat-32 is off meanwhile. Raises InputError for images and labels
-    that do not fit each other or the network.
+    TensorFloat-32 is off meanwhile. Raises InputError for images and labels that do not fit each other or the network.
     """
     check_chunk(chunk, _checks.choice("batch_norm", batch_norm, BATCH_NORM_MODES))
     chunks: Iterable[tuple[Tensor, Tensor, bool]]

@@ -215,7 +215,7 @@ def epoch_one(frames: Frames) -> Figure:
 
 
 def piecewise_zero(frames: Frames) -> Figure:
-    """What drives training under PZ, by batch statistics: rows as in DRIVING, a column for each cell, a line a seed."""
+    """What drives training under PZ, by batch statistics: rows as in DRIVING, a column per cell, a line per seed."""
     cells = {title: where(runs, batch_norm="batch") for title, runs in pz_cells(frames).items()}
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 5.2), layout="constrained")

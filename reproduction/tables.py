@@ -300,7 +300,7 @@ def stages(frames: Frames) -> str:
         done = f"{finished.sum()} of {len(some)}"
         rows.append([f"`{stage}`", done, longest, images, precision, threads, f"{hours[some.index].sum():.1f}"])
     rows.append(["all", f"{runs['status'].isin(FINAL).sum()} of {len(runs)}", "", "", "", "", f"{hours.sum():.1f}"])
-    head = ["stage", "runs finished", "steps", "images a probe", "precision", "threads", "processor hours"]
+    head = ["stage", "runs finished", "steps", "images per probe", "precision", "threads", "processor hours"]
     return markdown(head, rows)
 
 

@@ -10,7 +10,7 @@ SCALINGS = ("standard", "unit", "symmetric", "raw")
 def affine(scaling: str, train_images: np.ndarray) -> tuple[float, float]:
     """Offset and divisor of a scaling."""
     if scaling == "standard":
-        parts = np.array_split(train_images, 100)  # bincount needs eight bytes a pixel, so a part at a time
+        parts = np.array_split(train_images, 100)  # bincount needs eight bytes per pixel, so one part at a time
         counts = sum(np.bincount(part.ravel(), minlength=256) for part in parts)
         values = np.arange(256)
         mean = np.average(values, weights=counts)

@@ -1,4 +1,7 @@
-"""What makes a run the run it is: one table of the roles of keys, which resume, sweeps and the report go by."""
+"""Run identity: which config keys must match for a run to be resumed, which may differ or grow, and which are seeds.
+
+One table, which resuming, sweeps and the report go by.
+"""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -25,7 +28,8 @@ ROLES = {
     "trainer.max_epochs": MAY_GROW,
     "trainer.max_steps": MAY_GROW,
 }
-# Keys that came after schema 1, and the value by which a run does what it did before there was such a key.
+# Keys that came after schema 1, and the value that stands for what a run did before there was such a key; None for a
+# key that only a new option has, since no earlier run had that option.
 OLD_CONFIG_DEFAULTS: dict[str, Any] = {"data.fit": "stretch"}
 # The beginnings of former names of what a `_target_` names, and of their names today.
 FORMER_TARGETS = {
@@ -49,7 +53,7 @@ def identity(config: Any) -> dict[str, Any]:
 
 
 def refuse_other(folder: Path, config: Any) -> None:
-    """Raise InputError if the folder holds a run that `config` does not go on with, or what is no run of igb's.
+    """Raise InputError if the folder holds a run other than the one `config` describes, or files not written by igb.
 
     The first key that differs is named. Seeds are the same, limits may have grown, and some keys may differ.
     """

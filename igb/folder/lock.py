@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 class Lock:
-    """The lock of a folder; it ends with the process that holds it."""
+    """The lock of a folder; it is released when the process exits."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -44,7 +44,7 @@ MATRICES = ("step", "batch_norm", "probability", "prediction")  # arrays of matr
 
 
 def run_path(folder: Path) -> Path:
-    """How a run stands, on what it ran, and its config."""
+    """run.json: status, hardware, config."""
     return folder / RUN
 
 
@@ -59,7 +59,7 @@ def matrices_path(folder: Path) -> Path:
 
 
 def log_path(folder: Path) -> Path:
-    """Where all that a run says is kept; conf/config.yaml has it too."""
+    """The run's log file; conf/config.yaml has its name too."""
     return folder / "igb.log"
 
 

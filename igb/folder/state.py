@@ -29,13 +29,13 @@ log = logging.getLogger(__name__)
 class RunState:
     """run.json of a running run; as a context manager it holds the folder's lock and writes how the run ended.
 
-    The `status` of an exception becomes that of the run: `failed` if it has none. Until `update` is called, a run that
-    was there before stays as it was: an error by then only adds its reason.
+    An exception's `status` attribute, if any, becomes the run's status, else `failed` (`interrupted` for
+    KeyboardInterrupt and SystemExit). An error before the first `update` changes only `reason` in an existing run.json.
 
     Args:
-        folder: of the run; made if there is none. InputError if it cannot be written.
-        config: of the run.
-        facts: what else is known before it starts.
+        folder: the run's folder, made if there is none. InputError if it cannot be written.
+        config: the run's config.
+        facts: other entries that are known before the run starts.
     """
 
     def __init__(self, folder: Path, config: DictConfig, **facts: Any) -> None:
@@ -50,7 +50,7 @@ class RunState:
 
     @property
     def seconds(self) -> float:
-        """Spent on what is recorded, in the processes before this one too."""
+        """Wall-clock seconds up to the recorded state, over all restarts."""
         return self._seconds_before + time.perf_counter() - self._started
 
     def __enter__(self) -> "RunState":
@@ -109,7 +109,7 @@ class RunState:
         self.entries |= entries
 
     def resume(self, step: int, seconds: float) -> None:
-        """Note that the run resumes from a checkpoint after `step` steps and so many seconds."""
+        """Note that the run resumes from a checkpoint after `step` steps and `seconds` seconds."""
         self._seconds_before = seconds
         self.entries["resumed"] = [*self.previous.get("resumed", []), step]
 
@@ -176,7 +176,7 @@ def plan(sweep: Path, names: Sequence[str]) -> None:
 
 
 def planned(sweep: Path) -> list[str]:
-    """The names of the runs of a sweep, also of those not begun."""
+    """The names of the runs of a sweep, also of those not started."""
     try:
         names: list[str] = json.loads((sweep / PLAN).read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A loss of the true class's probability as a curve: value and gradient at each p_y."""
+"""A loss as a function of p_y, the probability of the true class: its value and gradient at each p_y."""
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ def loss_curve(loss: TrueClassLoss, probabilities: Tensor) -> tuple[Tensor, Tens
 
 
 def curve_points(loss: TrueClassLoss) -> Tensor:
-    """Where to draw a loss: float64 [N] of p_y ascending from 1e-6 to 1, a hundred to a decade.
+    """Where to draw a loss: float64 [N] of p_y ascending from 1e-6 to 1, 100 per decade.
 
     Two more enclose each place where the gradient changes sign or becomes zero.
     """

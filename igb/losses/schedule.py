@@ -1,4 +1,4 @@
-"""The loss of every epoch: cross-entropy for a warm-up, then the loss of the config."""
+"""The loss of every epoch: cross-entropy as a warm-up (not of the learning rate), then the loss of the config."""
 
 from torch import nn
 

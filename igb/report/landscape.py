@@ -1,4 +1,4 @@
-"""The loss landscape: what each loss of a sweep does at each probability of the true class."""
+"""The loss landscape: each loss of a sweep as a function of p_y, the probability of the true class."""
 
 import itertools
 import math
@@ -15,7 +15,7 @@ WRONG, DEAD = "wrong way", "dead"
 
 @dataclass(frozen=True)
 class LossCurve:
-    """A loss over p_y, [N] ascending, and its gradient with respect to the logit of the true class."""
+    """A loss at each p_y, [N] ascending, and its gradient with respect to the logit of the true class."""
 
     name: str
     p: Array

@@ -23,7 +23,8 @@ class LocalLauncher(ProcessLauncher):
     """Runs each job of a sweep in its own process on this machine; one that is killed fails alone.
 
     Args:
-        n_jobs: processes at a time; each computes with cores / n_jobs threads unless `compute.threads` is set.
+        n_jobs: the number of jobs that run at the same time; each computes with cores / n_jobs threads, unless
+            `compute.threads` is set.
     """
 
     def __init__(self, n_jobs: int) -> None:

@@ -39,16 +39,16 @@ class SlurmLauncher(ProcessLauncher):
     queue is waited for, not submitted again.
 
     Args:
-        time: minutes that a job may take, after which it is queued again.
-        signal_seconds: before that limit, when a job is told to write its checkpoint.
-        cpus: of a task.
-        gpus: of a job.
-        memory: of a job, such as `16GB`.
-        parallel: jobs at a time.
-        setup: lines of shell before a job.
-        options: other options of sbatch.
-        poll_seconds: between looks at SLURM's queue.
-        python: the command that runs Python in a job; the Python that submits it unless given.
+        time: minutes that a job may take, after which it is requeued.
+        signal_seconds: seconds before that limit at which a job is told to write its checkpoint.
+        cpus: CPU cores per task.
+        gpus: GPUs per job.
+        memory: memory per job, such as `16GB`.
+        parallel: the number of jobs that run at the same time.
+        setup: shell commands to run before a job.
+        options: other options of sbatch, by their names.
+        poll_seconds: seconds between looks at SLURM's queue.
+        python: the command that runs Python in a job (default: the Python that submits it).
     """
 
     runs_here = False
@@ -217,10 +217,10 @@ def _out_of_a_job() -> Iterator[None]:
 
 
 def slurm_job(arguments: Sequence[str], folder: Path, seconds: float) -> None:
-    """Run `igb` in a task of a SLURM job that has so many seconds, and send all it prints to the run's log.
+    """Run `igb` in a task of a SLURM job that has a limit of `seconds`, and send all it prints to the run's log.
 
-    SIGUSR2 says that the job is near its time limit or about to be preempted: it writes a checkpoint and is queued
-    again, unless its whole time was too short for a first checkpoint. SIGTERM comes from `scancel` and SLURM's own
+    SIGUSR2 says that the job is near its time limit or about to be preempted: it writes a checkpoint and is requeued,
+    unless its whole time was too short for a first checkpoint. SIGTERM comes from `scancel` and SLURM's own
     requeue, which need no help.
     """
     started, before = time.monotonic(), _written(checkpoint_path(folder))

@@ -38,7 +38,7 @@ LONGEST_NAME = 150  # bytes; file systems allow 255, and others add to it
 
 @dataclass
 class IgbSweeperConf:
-    """The options of Hydra's basic sweeper, and `repeat_diverged`, which starts runs anew that ended as diverged."""
+    """The options of Hydra's basic sweeper, and `repeat_diverged`, which restarts diverged runs from scratch."""
 
     _target_: str = "hydra_plugins.igb_sweeper.IgbSweeper"
     max_batch_size: int | None = None

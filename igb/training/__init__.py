@@ -1,6 +1,6 @@
-"""Training and what watches it: the LightningModule, the step, optimizers, the trainer, and the callbacks.
+"""Training and its callbacks.
 
-The names load what they need when they are first used: `igb.training.stopping` alone imports no torch.
+Attributes are imported lazily: `igb.training.stopping` alone imports no torch.
 """
 
 import importlib

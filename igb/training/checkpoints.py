@@ -1,10 +1,18 @@
-"""The checkpoints of a run: written so that one is always whole, and read to resume.
+"""The checkpoints of a run: written atomically, so that one is always intact, and read to resume.
 
-How a killed run resumes: `identity.refuse_other` sees that the folder holds a run of the same identity, and
-`experiment.carry_out` that it has the same images. `latest` finds the last whole checkpoint, which says how many bytes
-of the tables and how many probes were recorded by then; `Records` cuts the files back to that and draws TensorBoard's
-again. Lightning restores network, optimizer and step, `Checkpoints` the random states. The first thing to happen is the
-probe after that step, if one is due. Without a whole checkpoint the run starts anew.
+How a killed run resumes:
+
+- The folder is found again: a sweep derives its name from the overrides (`sweeper.run_names`), and a requeued SLURM job
+  has it among its arguments (`hydra.run.dir`).
+- `identity.refuse_other` checks that the folder holds a run of the same identity. A completed run whose limits have not
+  grown returns early (`state.final_status`). `experiment.carry_out` checks that the images are the same.
+- `latest` finds the last intact checkpoint, which says how many bytes of the tables and how many probes were recorded
+  by then; `Records` cuts the files back to that and draws TensorBoard's again. Without an intact checkpoint the run
+  starts from scratch.
+- Lightning restores network, optimizer and step; `Classifier.on_load_checkpoint` patches old checkpoints before that.
+  `Checkpoints` restores the random states, and `carry_out` the number of threads.
+- `ImageData.train_dataloader` sets the position within the epoch (`EpochSampler.start_at`).
+- The first thing to happen is the probe after that step, if one is due.
 """
 
 import logging
@@ -50,13 +58,13 @@ class Checkpoints(pl.Callback):
     before its probe; a run that resumes from it starts with that probe, if one is due.
 
     Args:
-        folder: of the run.
-        schedule: of the run.
-        stopwatch: of the run.
-        step_losses: the losses of its steps, which are read before a checkpoint is written.
-        records: whose state is part of a checkpoint; None in every process but the first.
+        folder: the run's folder.
+        schedule: the run's step schedule.
+        stopwatch: the run's stopwatch.
+        step_losses: the losses of the run's steps, which are read before a checkpoint is written.
+        records: the run's records, whose state is part of a checkpoint; None in every process but the first.
         stop: says whether the run is to stop.
-        minutes: between checkpoints within an epoch.
+        minutes: minutes between checkpoints within an epoch.
         last: the checkpoint that this run resumes from, if it does.
     """
 

@@ -21,9 +21,9 @@ class Eta(pl.Callback):
     libraries set themselves up in it.
 
     Args:
-        schedule: of the run.
-        stopwatch: of the run.
-        probing: whose dominance is told at the end of an epoch.
+        schedule: the run's step schedule.
+        stopwatch: the run's stopwatch.
+        probing: the run's probe callback, whose dominance is logged at the end of an epoch.
         every_batch: whether the probe comes after every batch of epoch one.
     """
 

@@ -33,8 +33,8 @@ def trainer(
         max_epochs: 0 or more; 0 only measures the initial network.
         max_steps: optimizer steps after which to stop even within an epoch; None for no such limit.
         accelerator: `auto` or what Lightning knows: `cpu`, `gpu`, `mps`, ...
-        devices: that share the work, on one machine, each with a process of its own.
-        strategy: how they do: `ddp`, distributed data parallel, which is also what `auto` means for several.
+        devices: the number of devices that share the work, on one machine, each with a process of its own.
+        strategy: how they share it: `ddp`, distributed data parallel, which is also what `auto` means for several.
         callbacks: called in this order.
     """
     _checks.integer("max_epochs", max_epochs, at_least=0)

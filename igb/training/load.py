@@ -26,7 +26,7 @@ def load_network(folder: str | Path, trust: bool = False) -> nn.Module:
     """The network of a run at its last checkpoint, on the CPU and in evaluation mode.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
         trust: whether to run other code that the folder names than networks of igb, torchvision, torch and timm, and to
             import modules from the config folder of the run; only for folders of your own.
 

@@ -1,4 +1,12 @@
-"""The probe: what to measure of the network during training, and the callback that does it."""
+"""A probe is one per-class evaluation of the network on the test images (not a linear probe).
+
+`Probe` holds its options, `ProbeCallback` runs it.
+
+How a result reaches the disk: `ProbeCallback._measure` calls `igb.statistics.measure` once per view and passes the
+results to `record`, which is `Records.record` in the first process and does nothing in the others. It writes them to
+metrics.csv and TensorBoard at once. The matrices follow in matrices.npz: at the first probe, before each checkpoint and
+at the end of the run. `igb.experiment.carry_out` wires this up.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,7 +50,7 @@ class Probe:
             None: every batch.
         images: size of a fixed subset of the test images, drawn class by class in proportion. None: all.
         batch_norm: `running` (evaluation mode), `batch` (statistics of each chunk), or `both`.
-        chunk: images in a forward pass. In `batch` mode it is part of the measurement.
+        chunk: images per forward pass. In `batch` mode it is part of the measurement.
     """
 
     def __init__(
@@ -71,11 +79,11 @@ class ProbeCallback(pl.Callback):
         probe: what to measure.
         images: uint8 [N, H, W], in the order they are measured in.
         labels: their classes, int64 [N].
-        scale: makes them the network's input.
-        num_classes: C, the number of logits the network must give.
-        schedule: when.
-        stopwatch: of the run, which a probe's time is taken out of.
-        record: takes the results of a probe, one a view.
+        scale: turns the images into the network's input.
+        num_classes: C, the number of logits the network must return.
+        schedule: the run's step schedule, which says when to measure.
+        stopwatch: the run's stopwatch, which counts the time of probes apart.
+        record: called with the results of a probe, one per view.
         check: called between chunks; may raise to stop.
         first_step: steps done before this process.
     """

@@ -38,13 +38,13 @@ class Records(pl.Callback):
     """Writes the results of probes and steps; as a context manager it opens and closes the files of a run.
 
     Args:
-        state: of the run, whose folder takes the files.
-        config: of the run.
-        class_names: of the data.
-        loss_schedule: the losses whose curves are written to loss_curve.csv.
-        probe: whose views are drawn.
-        schedule: of the run.
-        stopwatch: of the run.
+        state: the run's state, with the folder that the files are written to.
+        config: the run's config.
+        class_names: the names of the data's classes.
+        loss_schedule: the run's losses, whose curves are written to loss_curve.csv.
+        probe: the options of the probe, whose batch-norm modes TensorBoard draws.
+        schedule: the run's step schedule.
+        stopwatch: the run's stopwatch.
         kept: the `records_state` in the checkpoint that the run resumes from. Rows after it are dropped; InputError if
             some before it are missing.
     """
@@ -228,7 +228,7 @@ class Records(pl.Callback):
         return header, writer
 
     def _charts(self) -> dict[str, dict[str, list[Any]]]:
-        """One chart of all runs' dominance, and one a quantity with all classes; tags are regular expressions."""
+        """One chart of all runs' dominance, and one per quantity with all classes; tags are regular expressions."""
         return {
             mode: {"dominance": ["Multiline", [f"^dominance/{mode}$"]]}
             | {

@@ -1,4 +1,4 @@
-"""The training step: the one place where weights move."""
+"""The training step: the one place where weights are updated."""
 
 from collections.abc import Callable
 from typing import Any

@@ -37,9 +37,9 @@ class StepLosses(pl.Callback):
     It comes before the probe in the trainer's list.
 
     Args:
-        schedule: of the run.
-        stopwatch: of the run.
-        record: takes what was read.
+        schedule: the run's step schedule.
+        stopwatch: the run's stopwatch.
+        record: called with the losses that were read.
     """
 
     def __init__(self, schedule: Schedule, stopwatch: Stopwatch, record: Callable[[Sequence[StepLoss]], None]) -> None:

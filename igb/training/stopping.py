@@ -11,10 +11,10 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR2") if
 
 
 class StoppedError(BaseException):
-    """The run was told to stop. It is no Exception, so that no library catches it.
+    """The run was told to stop. Derives from BaseException, so that no library catches it with `except Exception`.
 
     Args:
-        number: of the signal.
+        number: the number of the signal.
         between_steps: whether the network is as the last step left it, so that a checkpoint can be written.
     """
 

@@ -165,7 +165,7 @@ def test_thinning_keeps_the_first_ten_batches_the_last_and_even_steps_on_a_log_a
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_nine_runs_of_the_protocol_make_a_page_under_five_megabytes(tmp_path, seeds):
-    """Of nine settings, and of three with three seeds; of a trapped network, whose numbers take most room."""
+    """Of nine settings, and of three with three seeds; of networks stuck on one class, whose numbers are longest."""
     steps = np.array([*range(1564), *(1563 * epoch for epoch in range(2, 21))]).repeat(10)
     generator, names = np.random.default_rng(0), [f"class {k}" for k in range(10)]
     for index in range(9):

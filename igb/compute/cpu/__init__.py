@@ -1,1 +1,1 @@
-"""For the CPU: convolutions as matrix products, and batch norm of full accuracy on channels-last maps."""
+"""For the CPU: convolutions as matrix products, and numerically more accurate batch norm on channels-last maps."""

@@ -1,4 +1,4 @@
-"""Batch norm with batch statistics of full accuracy on channels-last maps."""
+"""Numerically more accurate batch norm with batch statistics, on channels-last maps."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Convolutions as matrix products: the same sums, without the overhead of oneDNN's convolutions on small maps.
+"""Convolutions as matrix products (im2col and GEMM): the same sums, without oneDNN's overhead on small maps.
 
 A convolution multiplies rows, one per pixel or per image, by a matrix made of its weights. Every step from images to
 rows and from weights to the matrix only copies numbers, so its gradient is its adjoint: the same copies backwards,
@@ -78,7 +78,7 @@ def form(window: Window, dtype: torch.dtype, device: torch.device) -> str:
 
 
 def rows_of(images: Tensor, window: Window, form: str) -> Tensor:
-    """The rows [M, K] that a convolution of images [N, H, W, C] multiplies; a view where no pixel is used twice."""
+    """The rows [M, K] that a convolution of images [N, H, W, C] multiplies (im2col); a view if no pixel repeats."""
     if form == "map":
         return images.reshape(len(images), -1)
     down, across = window.stride
@@ -93,7 +93,7 @@ def rows_of(images: Tensor, window: Window, form: str) -> Tensor:
 
 
 def rows_adjoint(rows: Tensor, window: Window, form: str, count: int) -> Tensor:
-    """The gradient of `count` images [N, H, W, C], from that of their rows."""
+    """The gradient of `count` images [N, H, W, C], from that of their rows (col2im)."""
     if form == "map" or (form == "pointwise" and window.stride == (1, 1)):
         return rows.view(count, *window.size, -1)
     patches = rows.view(count, *window.output, *window.kernel, -1)
