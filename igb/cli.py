@@ -52,20 +52,23 @@ def report() -> None:
     )
     parser.add_argument("--version", action="version", version=f"igb {igb.__version__}")
     parser.add_argument(
-        "folders", nargs="+", type=Path, metavar="DIR", help="a run or a sweep; several are read as one"
+        "folders", nargs="+", type=Path, metavar="DIR", help="a run or a sweep; several are combined into one report"
     )
-    parser.add_argument("--output", type=Path, help="where to write; DIR/report (of the first DIR) unless given")
+    parser.add_argument("--output", type=Path, help="where to write (default: DIR/report, of the first DIR)")
     parser.add_argument(
         "--align",
         choices=("class", "favoured"),
-        help="over seeds, take classes together by their number, or by their rank in the initial guess fraction; "
-        "by rank unless given, if seeds favour different classes",
+        help="over seeds, match classes by their number, or by their rank in the initial guess fraction "
+        "(default: by rank if seeds favour different classes, else by number)",
     )
     parser.add_argument(
-        "--threshold", type=float, default=0.5, help="dominance under which a run has escaped; 0.5 unless given"
+        "--threshold",
+        type=float,
+        default=0.5,
+        help="a run has escaped once its dominance stays below this (default: 0.5)",
     )
-    parser.add_argument("--csv", action="store_true", help="write every row of every run as runs.csv too")
-    parser.add_argument("--parquet", action="store_true", help="the same as runs.parquet")
+    parser.add_argument("--csv", action="store_true", help="also write a table of every row of every run as runs.csv")
+    parser.add_argument("--parquet", action="store_true", help="also write that table as runs.parquet")
     arguments = vars(parser.parse_args())
     _set_up_process()
 

@@ -81,13 +81,14 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> DictConfig
 
 
 def refuse_mixtures(overrides: Sequence[str], config: DictConfig) -> None:
-    """Raise InputError where overrides give a group a list of options: Hydra would make one part of them all."""
+    """Raise InputError where overrides give a group a list of options, which Hydra would merge into one config."""
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         group, value = override.key_or_group, override.value()
         if isinstance(value, list) and OmegaConf.is_dict(config.get(group)):
             options = ",".join(map(str, value))
             raise InputError(
-                f"{group}=[{options}] would make one run of a mixture; to sweep over them: --multirun {group}={options}"
+                f"{group}=[{options}] would merge these options into one config; to sweep over them: "
+                f"--multirun {group}={options}"
             )
 
 
@@ -103,7 +104,7 @@ def run(config: DictConfig, folder: str | Path) -> str:
         parts = build(config)
         identity.refuse_other(folder, config)
         if status := state.final_status(folder, config):
-            log.info("%s already: %s", status, folder)
+            log.info("already %s: %s", status, folder)
             return status
         try:
             carry_out(parts, config, folder)
@@ -137,7 +138,7 @@ def carry_out(parts: Parts, config: DictConfig, folder: Path, callbacks: Sequenc
             order = probe.order(data.test_labels)
         images = data.digest()
         if previous.get("images", images) != images:
-            raise InputError(f"data: these are not the images with which the run in {folder} was started")
+            raise InputError(f"data: the images differ from those the run in {folder} was started with")
         limits = config.trainer
         schedule = Schedule.of(data.steps_per_epoch, limits.max_epochs, limits.max_steps, probe.points)
 
@@ -248,7 +249,9 @@ def _make(config: DictConfig, group: str, *, without: Sequence[str] = (), **argu
     """Instantiate a config group, less the keys that are not its constructor's; errors name the group."""
     try:
         if OmegaConf.select(config, f"{group}._target_") is None:
-            raise InputError(f"{group}._target_ must be given: what to make, as in igb's own config of the group")
+            raise InputError(
+                f"{group}._target_ is missing; it names the class or function to instantiate (see conf/{group}/)"
+            )
         options = config[group].copy()  # which keeps its place in the config, for interpolations
         with open_dict(options):
             for key in without:
@@ -259,7 +262,7 @@ def _make(config: DictConfig, group: str, *, without: Sequence[str] = (), **argu
         if isinstance(cause, InputError):
             raise InputError(f"{group}.{cause}") from error
         raise InputError(f"{group}: {type(cause).__name__}: {one_line(cause)}") from error
-    except OmegaConfBaseException as error:  # a value that a user's config leaves to be given
+    except OmegaConfBaseException as error:  # a required value that a user's config leaves out
         raise InputError(f"{group}: {one_line(error)}") from error
 
 

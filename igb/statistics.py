@@ -86,7 +86,7 @@ class ClassStatistics:
 
         names = [str(k) for k in range(len(self.count))] if class_names is None else list(class_names)
         if len(names) != len(self.count):
-            raise InputError(f"class_names must be {len(self.count)} names, one for each class; they are {len(names)}")
+            raise InputError(f"expected {len(self.count)} class_names, got {len(names)}")
         return _plots.initial(names, self.probability.numpy(), self.mean_probability.numpy())
 
     def _over_all(self, matrix: Tensor) -> Tensor:
@@ -176,7 +176,7 @@ def measure(
     chunks: Iterable[tuple[Tensor, Tensor, bool]]
     if labels is not None:
         if not isinstance(images, Tensor | np.ndarray | list | tuple):
-            raise InputError("labels go with a tensor of images; batches bring their own labels")
+            raise InputError("pass labels only with a tensor, array or list of images; a DataLoader supplies its own")
         images, labels = _tensor("images", images), _tensor("labels", labels)
         _check_labels(images, labels, batch_norm)
         elsewhere = images.device
@@ -184,7 +184,7 @@ def measure(
     elif isinstance(images, Tensor | np.ndarray):
         raise InputError("labels must be given with images that are a tensor or an array")
     elif distributed:
-        raise InputError("distributed=True goes with a tensor of images, whose chunks it shards")
+        raise InputError("distributed=True requires a tensor, array or list of images, with labels")
     else:
         elsewhere = torch.device("cpu")
         chunks = _checked(images, batch_norm)
@@ -217,7 +217,7 @@ def measure(
                     loss,
                 )
     if sums is None:
-        raise InputError("there are no batches of images to measure")
+        raise InputError("the DataLoader yielded no batches")
     with warnings.catch_warnings():  # a process that no chunk was left for has nothing to add
         warnings.filterwarnings("ignore", message="The ``compute`` method", category=UserWarning)
         totals = {name: total.cpu() for name, total in sums.compute().items()}
@@ -227,27 +227,27 @@ def measure(
 
 
 def _logits(output: Any, count: int) -> Tensor:
-    """The logits [N, C] of what a network gave for `count` images; InputError if there are none."""
+    """The logits [N, C] in what a network returned for `count` images; InputError if there are none."""
     first: Any = output[0] if isinstance(output, tuple) and output else output
     given: Any = getattr(output, "logits", first)
     is_tensor = isinstance(given, Tensor)
     if not is_tensor or given.ndim != 2 or len(given) != count or given.shape[1] < 2:
         what = f"shape {tuple(given.shape)}" if is_tensor else f"a {type(output).__name__}"
-        raise InputError(f"the network must give logits [N, C] of two or more classes; it gave {what}")
+        raise InputError(f"the network must return logits [N, C] of two or more classes; it returned {what}")
     logits: Tensor = given
     return logits
 
 
 def _called(network: Callable[[Any], Any], batch: Tensor, dtype: torch.dtype | None) -> Any:
-    """What the network gives for a copy of the images in its own precision; InputError if it does not take them."""
+    """What the network returns for a copy of the images in its own precision; InputError if it fails on them."""
     own = dtype if dtype and (batch.is_floating_point() or batch.dtype == torch.uint8) else batch.dtype
     try:
         return network(batch.to(own, copy=True))  # a network may work in place
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, TypeError) as error:
-        what = f"images {list(batch.shape)} of {own}"
-        raise InputError(f"the network does not take {what}: {one_line(error)}") from error
+        what = f"images of shape {list(batch.shape)} and dtype {own}"
+        raise InputError(f"the network failed on {what}: {one_line(error)}") from error
 
 
 def _tensor(name: str, values: Any) -> Tensor:
@@ -309,8 +309,8 @@ def _check_range(labels: Tensor, classes: int) -> None:
     labels = labels.long()  # some types of whole numbers have no minimum
     if labels.min() < 0 or labels.max() >= classes:
         raise InputError(
-            f"labels must lie from 0 to {classes - 1}, one less than the network's classes; "
-            f"they lie from {int(labels.min())} to {int(labels.max())}"
+            f"labels must be between 0 and {classes - 1}, as the network has {classes} classes; "
+            f"they are between {int(labels.min())} and {int(labels.max())}"
         )
 
 

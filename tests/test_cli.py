@@ -134,7 +134,7 @@ def test_a_longer_run_that_is_killed_is_not_taken_for_the_shorter(command):
     arguments = ["--multirun", *TINY, "seed=0,1", "name=mine", "probe=log"]
     assert command(*arguments, "trainer.max_steps=1")[0] == 0
     for file in Path("multirun/mine").glob("seed=1*/checkpoints/last.ckpt"):
-        file.write_bytes(b"")  # it starts anew
+        file.write_bytes(b"")  # it starts from scratch
     (damaged,) = Path("multirun/mine").glob("*seed=1*")
     (damaged / "metrics.csv").unlink()
     (damaged / "metrics.csv").mkdir()  # and cannot
@@ -224,7 +224,8 @@ def test_a_folder_of_another_run_keeps_what_it_holds(command):
     status, output = command(*SHORT, "hydra.run.dir=run", "seed=1")
     assert status == 1
     assert output == (
-        "igb: seed=1 differs from seed=0, with which the run in run was started; give that, or another folder\n"
+        "igb: seed=1 differs from seed=0, with which the run in run was started; "
+        "use the original value or another folder\n"
     )
     assert before == {file: file.read_bytes() for file in Path("run").rglob("*") if file.is_file()}
 
@@ -233,7 +234,7 @@ def test_a_finished_run_is_left_as_it_is(command):
     command(*SHORT, "hydra.run.dir=run")
     before = Path("run/run.json").read_bytes(), Path("run/metrics.csv").stat().st_mtime_ns
     status, output = command(*SHORT, "hydra.run.dir=run")
-    assert (status, output) == (0, f"completed already: {Path('run').resolve()}\n")
+    assert (status, output) == (0, f"already completed: {Path('run').resolve()}\n")
     assert before == (Path("run/run.json").read_bytes(), Path("run/metrics.csv").stat().st_mtime_ns)
 
 
@@ -250,7 +251,7 @@ def test_a_sweep_goes_on_where_it_stopped(command):
     Path("fuse").unlink()
     status, output = command(*arguments)
     assert status == 0
-    assert "igb: 2 of 3 runs are finished already\n" in output
+    assert "igb: 2 of 3 runs are already finished\n" in output
     assert "igb: 2 completed, 1 diverged, 0 failed\n" in output
     assert first == {run: file.read_bytes() for run in ("Tiny", "Explosive") for file in run_json(run)}
     command(*arguments, "hydra.sweeper.repeat_diverged=true")
@@ -267,7 +268,7 @@ def test_a_sweep_without_a_name_says_how_to_go_on_with_it(command):
     line = next(line for line in output.splitlines() if line.startswith("igb: to resume"))
     status, output = command(*shlex.split(line.partition(": igb ")[2]))
     assert status == 0
-    assert "igb: 2 of 2 runs are finished already\n" in output
+    assert "igb: 2 of 2 runs are already finished\n" in output
 
 
 def test_two_sweeps_do_not_share_a_folder(command):
@@ -300,12 +301,15 @@ def test_two_sweeps_do_not_share_a_folder(command):
         (["optimizer.lr=fast"], "igb: optimizer.lr=fast must be a finite number of at least 0\n"),
         (["data_seed=-1"], "igb: data_seed=-1 must be a whole number from 0 to 4294967295\n"),
         (["init_seed='${sed}'"], "igb: InterpolationKeyError: Interpolation key 'sed' not found"),
-        (["~loss._target_"], "igb: loss._target_ must be given: "),
+        (
+            ["~loss._target_"],
+            "igb: loss._target_ is missing; it names the class or function to instantiate (see conf/loss/)\n",
+        ),
         (["init_seed=-1"], "igb: init_seed=-1 must be a whole number from 0 to 4294967295\n"),
         (["probe.chunk=1", "probe.batch_norm=both"], "igb: probe.chunk=1 must be a whole number of at least 2\n"),
         (
             ["data=image_folder"],
-            "igb: data.root=null must be given: a folder with train/<class>/* and test/<class>/*\n",
+            "igb: data.root is required: a folder with train/<class>/* and test/<class>/*\n",
         ),
         (["data=image_folder", "data.root=nowhere"], "/nowhere must be a folder with train/<class>/*"),
         (["hydra.run.dir=file/run"], "igb: the output folder file/run cannot be written (Not a directory)\n"),
@@ -339,7 +343,7 @@ def test_what_only_the_data_tell_is_one_line_too(command, image_folder):
     assert "Traceback" not in output
     status, output = command(*SHORT, "probe.images=5000")
     assert status == 1
-    assert "igb: probe.images=5000 must lie from 10, one a class, to 360, all there are\n" in output
+    assert "igb: probe.images=5000 must be between 10 (one per class) and 360 (all test images)\n" in output
     assert "Traceback" not in output
 
 

@@ -173,7 +173,10 @@ def test_versions_are_those_of_igb(command):
 def test_a_mixture_of_options_is_refused(command, arguments, tmp_path):
     status, output = command(*arguments, *TINY)
     assert status == 1
-    assert output == ("igb: loss=[ce,pz] would make one run of a mixture; to sweep over them: --multirun loss=ce,pz\n")
+    expected = (
+        "igb: loss=[ce,pz] would merge these options into one config; to sweep over them: --multirun loss=ce,pz\n"
+    )
+    assert output == expected
     assert not list(tmp_path.rglob("run.json"))
 
 

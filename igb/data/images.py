@@ -61,7 +61,9 @@ def check_split(split: str, images: np.ndarray, labels: np.ndarray, class_names:
         )
     present, classes = set(labels.tolist()), range(len(class_names))
     if not present <= set(classes):
-        raise InputError(f"decode: {split} labels must lie from 0 to {len(classes) - 1} for {len(classes)} class names")
+        raise InputError(
+            f"decode: {split} labels must be between 0 and {len(classes) - 1} for {len(classes)} class names"
+        )
     for k in sorted(set(classes) - present):
         raise InputError(f"class_names: the {split} split has no image of class {class_names[k]!r}")
 

@@ -16,6 +16,6 @@ def affine(scaling: str, train_images: np.ndarray) -> tuple[float, float]:
         mean = np.average(values, weights=counts)
         deviation = np.sqrt(np.average((values - mean) ** 2, weights=counts))
         if deviation == 0:
-            raise InputError("scaling=standard needs images that differ; every training pixel is the same")
+            raise InputError("scaling=standard needs varying pixels; all training pixels are equal")
         return float(mean), float(deviation)
     return {"unit": (0.0, 255.0), "symmetric": (127.5, 127.5), "raw": (0.0, 1.0)}[scaling]

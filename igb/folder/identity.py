@@ -62,7 +62,7 @@ def refuse_other(folder: Path, config: Any) -> None:
         state.refuse_foreign(folder)
         return
     if not isinstance(entries.get("config"), dict):
-        raise InputError(f"{folder / 'run.json'} has no config; give another folder")
+        raise InputError(f"{folder / 'run.json'} has no config; choose another folder")
     recorded, composed = _values(entries["config"]), _values(config)
     free = {*keys_with_role(MAY_DIFFER)} - ({"data.root"} if "images" not in entries else set())  # no hash to go by
     for key in sorted({*recorded, *composed} - free):
@@ -72,7 +72,7 @@ def refuse_other(folder: Path, config: Any) -> None:
         if old != new:
             raise InputError(
                 f"{key}={new} differs from {key}={old}, with which the run in {folder} was started; "
-                "give that, or another folder"
+                "use the original value or another folder"
             )
 
 

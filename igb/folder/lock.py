@@ -25,7 +25,7 @@ class Lock:
         except filelock.Timeout as error:
             raise InputError(f"another process is writing to {self.folder}") from error
         except (OSError, NotImplementedError) as error:
-            log.warning("%s cannot be locked (%s); see that no two processes write there", self.folder, error)
+            log.warning("%s cannot be locked (%s); make sure that no two processes write there", self.folder, error)
         self.held = True
 
     def release(self) -> None:

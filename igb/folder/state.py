@@ -144,16 +144,16 @@ def current_status(folder: Path, entries: dict[str, Any], queued: Callable[[], s
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """run.json of a folder, or None if there is none; InputError if it is damaged or of another program."""
+    """run.json of a folder, or None if there is none; InputError if it is damaged or was written by another program."""
     path = run_path(folder)
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({one_line(error)}); remove {folder} to start anew") from error
+        raise InputError(f"{path} is damaged ({one_line(error)}); remove {folder} to start from scratch") from error
     if not isinstance(entries, dict) or not isinstance(entries.get("status"), str) or entries["status"] not in STATUSES:
-        raise InputError(f"{path} has no status of a run of igb; it is damaged or of another program")
+        raise InputError(f"{path} has no status of an igb run; it is damaged or was written by another program")
     return entries
 
 
@@ -165,7 +165,7 @@ def refuse_foreign(folder: Path) -> None:
             found = hydra_path(folder)
     # Another process of the same run may just have begun: it writes run.json before all else.
     if found is not None and not run_path(folder).exists():
-        raise InputError(f"{folder} holds {found.relative_to(folder)} but no run.json of igb's; give another folder")
+        raise InputError(f"{folder} holds {found.relative_to(folder)} but no igb run.json; choose another folder")
 
 
 def plan(sweep: Path, names: Sequence[str]) -> None:
@@ -201,7 +201,9 @@ def final_status(folder: Path, config: DictConfig) -> str | None:
         steps = min(steps, config.trainer.max_steps)
     more = entries["status"] == "completed" and steps > entries["total_steps"]
     if more and entries["total_steps"] > 0 and not checkpoint_path(folder).exists():
-        raise InputError(f"trainer.max_steps or max_epochs grew, but the run in {folder} kept no checkpoint")
+        raise InputError(
+            f"cannot extend the run in {folder}: it has no checkpoint (trainer.keep_checkpoint=false, or deleted)"
+        )
     return None if more else str(entries["status"])
 
 

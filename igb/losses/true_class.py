@@ -113,7 +113,7 @@ def _checked(logits: Tensor, target: Tensor) -> Tensor:
     target = target.long()
     least, most = _range(target)
     if least < 0 or most >= logits.shape[1]:
-        raise InputError(f"target must lie from 0 to {logits.shape[1] - 1}; it lies from {least} to {most}")
+        raise InputError(f"target must be between 0 and {logits.shape[1] - 1}; it is between {least} and {most}")
     return target
 
 

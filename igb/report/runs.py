@@ -139,7 +139,7 @@ def load_runs(folders: str | Path | Sequence[str | Path]) -> pd.DataFrame:
 
     Columns: `run` (its label), `status`, `config.<key>` for each key or group that was set and is not the same in every
     run, and those of metrics.csv. Strings are categories; numbers and booleans keep their types. Raises InputError if
-    there is no run with a probe.
+    there is no run with recorded probes.
     """
     folders = [folders] if isinstance(folders, str | Path) else folders
     return table_of(find_runs_or_raise([Path(folder) for folder in folders])[0])
@@ -170,7 +170,7 @@ def find_runs_or_raise(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
     """Like `find_runs`, but raises InputError if no run can be shown."""
     runs, left_out = find_runs(folders)
     if not runs:
-        raise InputError("\n".join([f"there is no run with a probe in {', '.join(map(str, folders))}", *left_out]))
+        raise InputError("\n".join([f"no run with recorded probes in {', '.join(map(str, folders))}", *left_out]))
     return runs, left_out
 
 
@@ -190,7 +190,7 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
         for plan in sorted(folder.rglob(PLAN)):
             try:
                 left_out += [
-                    f"{plan.parent / name}: not begun"
+                    f"{plan.parent / name}: not started"
                     for name in planned(plan.parent)
                     if not (plan.parent / name / RUN).exists()
                 ]

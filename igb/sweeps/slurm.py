@@ -74,11 +74,11 @@ class SlurmLauncher(ProcessLauncher):
             _checks.integer("time", time, at_least=1)
             _checks.integer("signal_seconds", signal_seconds, at_least=0, at_most=60 * time - 1)
             if isinstance(setup, str) or not isinstance(setup, Sequence):
-                raise InputError(f"setup={setup} must be a list of lines of shell")
+                raise InputError(f"setup={setup} must be a list of shell commands")
             if not isinstance(options, Mapping):
-                raise InputError(f"options={options} must be options of sbatch and their values")
+                raise InputError(f"options={options} must be a mapping of sbatch options to values")
             if taken := sorted(RESERVED_OPTIONS & options.keys()):
-                raise InputError(f"options.{taken[0]}={options[taken[0]]} must not be given; igb needs that option")
+                raise InputError(f"options.{taken[0]}={options[taken[0]]} is set by igb and cannot be overridden")
             self.poll_seconds = _checks.number("poll_seconds", poll_seconds, at_least=0.1)
             self.seconds = 60 * time - signal_seconds - 60  # SLURM may send it a minute early
             self.parameters: dict[str, Any] = {
@@ -100,9 +100,9 @@ class SlurmLauncher(ProcessLauncher):
         gpus = self.parameters["gpus_per_node"]
         for devices in {config.trainer.devices for config in configs}:
             if gpus not in (None, devices):
-                raise InputError(f"hydra.launcher.gpus={gpus} must be trainer.devices={devices}, or 0")
+                raise InputError(f"hydra.launcher.gpus={gpus} must equal trainer.devices ({devices}) or be 0")
         if not shutil.which("sbatch") or not shutil.which("srun"):
-            raise InputError("hydra/launcher=slurm needs the commands of SLURM, such as sbatch and srun")
+            raise InputError("hydra/launcher=slurm: sbatch or srun not found on PATH")
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Submit all jobs that are not in the queue, and wait for all."""
@@ -111,19 +111,19 @@ class SlurmLauncher(ProcessLauncher):
         try:
             known = self._in_queue(records)
         except (OSError, subprocess.SubprocessError) as error:
-            raise InputError(f"SLURM's queue does not answer: {_slurm.error_text(error)}") from error
+            raise InputError(f"squeue failed: {_slurm.error_text(error)}") from error
         left = [name for name in jobs if name not in known]
         ids = {name: job.id for name, job in known.items() if name in jobs}
         for devices in {jobs[name].config.trainer.devices for name in left}:  # the jobs of an array are alike
             alike = {name: jobs[name] for name in left if jobs[name].config.trainer.devices == devices}
             ids |= self._submit(alike, devices, make_folder(records / "array", exclusively=True))
-        print(f"igb: {len(left)} jobs submitted, {len(jobs) - len(left)} in the queue already", flush=True)
+        print(f"igb: {len(left)} jobs submitted, {len(jobs) - len(left)} already in the queue", flush=True)
         try:
             errors = self._wait(records, jobs)
         except KeyboardInterrupt:
             numbers = sorted({identity.partition("_")[0] for identity in ids.values()})
-            print(f"\nigb: the jobs go on. To cancel them: scancel {' '.join(numbers)}", file=sys.stderr)
-            print("igb: to wait for them again, give the same command, or that of the first line", file=sys.stderr)
+            print(f"\nigb: the jobs keep running; cancel them with: scancel {' '.join(numbers)}", file=sys.stderr)
+            print("igb: to resume waiting, rerun the same command or the one printed first", file=sys.stderr)
             raise
         return [job.ended(errors[name]) for name, job in jobs.items()]
 
@@ -173,7 +173,7 @@ class SlurmLauncher(ProcessLauncher):
             try:
                 alive = self._in_queue(records)
             except (OSError, subprocess.SubprocessError) as error:
-                log.warning("squeue does not answer (%s); trying again", _slurm.error_text(error))
+                log.warning("squeue failed (%s); trying again", _slurm.error_text(error))
                 time.sleep(self.poll_seconds)
                 continue
             for name in [name for name in jobs if name not in ended]:
@@ -249,7 +249,7 @@ def slurm_job(arguments: Sequence[str], folder: Path, seconds: float) -> None:
         if advanced or time.monotonic() - started < seconds / 2:
             _slurm.requeue()
         else:
-            print("igb: hydra.launcher.time is too short for a first step; the job is not queued again")
+            print("igb: hydra.launcher.time is too short for a first step; not requeuing the job")
     if status:
         sys.exit(1)
 

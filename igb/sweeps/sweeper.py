@@ -84,7 +84,7 @@ class IgbSweeper(Sweeper):
             if twice := [name for name, times in Counter(names).items() if times > 1]:
                 raise InputError(f"duplicate run: two jobs have the same overrides, {twice[0]}")
             if not new and (sweep / "multirun.yaml").exists() and not (sweep / schema.PLAN).exists():
-                raise InputError(f"{sweep} holds a sweep of another program (multirun.yaml); give another folder")
+                raise InputError(f"{sweep}/multirun.yaml was written by another program; choose another folder")
             sweep = make_folder(sweep, exclusively=new)
             lock = Lock(sweep)
             lock.acquire()
@@ -103,7 +103,7 @@ class IgbSweeper(Sweeper):
             if status is None:
                 left.append(job)
         if len(left) < len(jobs):
-            print(f"igb: {len(jobs) - len(left)} of {len(jobs)} runs are finished already", flush=True)
+            print(f"igb: {len(jobs) - len(left)} of {len(jobs)} runs are already finished", flush=True)
         returns: list[JobReturn] = []
         size = self.max_batch_size or len(left)
         with one_line_exit():

@@ -140,15 +140,17 @@ class Checkpoints(pl.Callback):
 
 
 def latest(folder: Path) -> Checkpoint | None:
-    """The last undamaged checkpoint of a run, or None; a damaged one is logged."""
-    for path in (checkpoint_path(folder), previous_checkpoint_path(folder)):
-        if not path.exists():
-            continue
+    """The last intact checkpoint of a run, or None; a damaged one is logged."""
+    paths = [path for path in (checkpoint_path(folder), previous_checkpoint_path(folder)) if path.exists()]
+    for path in paths:
         try:
             state = read_checkpoint(path)
             return Checkpoint(path, state["global_step"], **state["igb"])
         except DAMAGE as error:
-            log.warning("%s is damaged (%s); the run resumes from before it", path, one_line(error))
+            then = "no intact checkpoint left, starting from scratch"
+            if path != paths[-1]:
+                then = f"falling back to {paths[-1].name}"
+            log.warning("%s is damaged (%s); %s", path, one_line(error), then)
     return None
 
 

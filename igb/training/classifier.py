@@ -39,7 +39,7 @@ class Classifier(pl.LightningModule):
         with self.compute.applied(images.device):
             logits: Tensor = self.network(images)
         if not isinstance(logits, Tensor):
-            raise InputError(f"model gives a {type(logits).__name__}; it must give logits [N, C]")
+            raise InputError(f"model returns a {type(logits).__name__}; it must return logits [N, C]")
         return logits.to(images.dtype)
 
     def setup(self, stage: str) -> None:

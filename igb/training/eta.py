@@ -48,7 +48,7 @@ class Eta(pl.Callback):
         if probes := self.schedule.probes_until(self._step) - self.schedule.probes_until(self._first):
             self.probe_seconds = (self.stopwatch.probes - self._probe_seconds_before) / probes
         if self._step == self._first + FIRST_BATCHES < self.schedule.total_steps:
-            log.info("estimate: %s", self.estimate())
+            log.info("estimated time left: %s", self.estimate())
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the epoch and the dominance, unless a progress bar shows them."""
@@ -57,16 +57,16 @@ class Eta(pl.Callback):
             log.info("epoch %d of %d: dominance %.2f", trainer.current_epoch + 1, epochs, dominance)
 
     def remaining(self) -> tuple[float, float]:
-        """Seconds still to go for training and for probing."""
+        """Seconds left for training and for probes."""
         probes = len(self.schedule.probe_steps) - self.schedule.probes_until(self._step)
         return (self.schedule.total_steps - self._step) * self.step_seconds, probes * self.probe_seconds
 
     def estimate(self) -> str:
-        """The time to go, in words; also that of `probe=log` where probing takes longer than training."""
+        """The time left, in words; also that of `probe=log` where probes take longer than training."""
         training, probing = self.remaining()
         if not self.probe_seconds:  # a run that resumes between probes
-            return f"{duration(training)} to go without probing, which was not timed yet"
-        text = f"{duration(training + probing)} to go, {duration(probing)} of it for probing"
+            return f"{duration(training)} for training; probes not timed yet"
+        text = f"{duration(training + probing)} ({duration(probing)} of it for probes)"
         if probing > training and self.every_batch:
             steps, per_epoch = self.schedule.total_steps, self.schedule.steps_per_epoch
             probes = len(probe_steps(per_epoch, steps, LOG_POINTS))

@@ -63,7 +63,7 @@ def trainer(
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise InputError(f"accelerator={accelerator} cannot be used: {one_line(error)}") from error
     if made.world_size != devices:
-        raise InputError(f"devices={devices} must be as many as there are tasks, which are {made.world_size}")
+        raise InputError(f"devices={devices} must equal the number of processes ({made.world_size})")
     return made
 
 

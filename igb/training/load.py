@@ -30,16 +30,16 @@ def load_network(folder: str | Path, trust: bool = False) -> nn.Module:
         trust: whether to run other code that the folder names than networks of igb, torchvision, torch and timm, and to
             import modules from the config folder of the run; only for folders of your own.
 
-    Raises InputError if the folder holds no run, no checkpoint, or one that does not fit, and for a network of another
-    package unless it is trusted.
+    Raises InputError if the folder is not a run folder, has no checkpoint, or one that does not fit, and for a network
+    of another package unless it is trusted.
     """
     folder = Path(folder)
     entries = state.read(folder)
     if entries is None or not isinstance(entries.get("config"), dict) or "class_names" not in entries:
-        raise InputError(f"{folder} holds no run")
+        raise InputError(f"{folder} is not a run folder, or its run has not loaded its data yet")
     checkpoint = checkpoint_path(folder)
     if not checkpoint.exists():
-        raise InputError(f"{folder} has no checkpoints/last.ckpt; the run kept none or has not come to its first yet")
+        raise InputError(f"{folder} has no checkpoints/last.ckpt; the run did not keep one or has not written one yet")
     model = _with_current_targets(entries["config"].get("model"))
     if not trust:
         for text in _texts(model):
@@ -49,14 +49,14 @@ def load_network(folder: str | Path, trust: bool = False) -> nn.Module:
     try:
         network = instantiate(model, num_classes=len(entries["class_names"]), _convert_="all")
     except InstantiationException as error:
-        raise InputError(f"the network of {folder} cannot be made ({one_line(error.__cause__ or error)})") from error
+        raise InputError(f"the network of {folder} cannot be built ({one_line(error.__cause__ or error)})") from error
     try:
         weights = read_checkpoint(checkpoint)["state_dict"]
         network.load_state_dict(
             {name.removeprefix(NETWORK): value for name, value in weights.items() if name.startswith(NETWORK)}
         )
     except DAMAGE as error:
-        raise InputError(f"{checkpoint} is damaged or of another network ({one_line(error)})") from error
+        raise InputError(f"{checkpoint} is damaged or belongs to a different network ({one_line(error)})") from error
     loaded: nn.Module = network.eval()
     return loaded
 
@@ -90,12 +90,12 @@ def _refuse_untrusted(text: str, folder: Path) -> None:
         try:
             defined: Any = get_object(text)
         except Exception as error:
-            raise InputError(f"the network of {folder} cannot be made ({one_line(error)})") from error
+            raise InputError(f"the network of {folder} cannot be built ({one_line(error)})") from error
         home = str(getattr(defined, "__module__", None))  # by its name alone `torch.os.system` is of torch
         is_layer = isinstance(defined, type) and issubclass(defined, nn.Module) and home.partition(".")[0] in PACKAGES
         if is_layer or any(f"{home}.".startswith(f"{module}.") for module in BUILDERS):
             return
     raise InputError(
-        f"the network of {folder} is {text}, which is code beyond the networks of {', '.join(PACKAGES)}; "
-        "if you trust it, give trust=True"
+        f"the network of {folder} is {text}, which is not a network from {', '.join(PACKAGES[:-1])} or {PACKAGES[-1]}; "
+        "pass trust=True if you trust it"
     )

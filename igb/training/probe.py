@@ -156,7 +156,7 @@ class ProbeCallback(pl.Callback):
             )
             if len(stats.count) != self.num_classes:
                 raise InputError(
-                    f"model gives {len(stats.count)} logits, but the data have {self.num_classes} classes; "
+                    f"model returns {len(stats.count)} logits, but the data have {self.num_classes} classes; "
                     "its constructor must use num_classes"
                 )
             results.append(ProbeResult(step, view, stats))
@@ -175,7 +175,8 @@ def probe_order(labels: Tensor, count: int | None) -> Tensor:
         return order
     classes = labels.unique()
     if not len(classes) <= count <= len(labels):
-        raise InputError(f"images={count} must lie from {len(classes)}, one a class, to {len(labels)}, all there are")
+        least, most = f"{len(classes)} (one per class)", f"{len(labels)} (all test images)"
+        raise InputError(f"images={count} must be between {least} and {most}")
     place = torch.empty(len(labels), dtype=torch.float64)
     for label in classes:
         members = (labels[order] == label).nonzero().squeeze(1)

@@ -211,7 +211,7 @@ class Records(pl.Callback):
         path, kept = table_path(self.folder, name), self._kept[name]
         if kept and (not path.exists() or path.stat().st_size < kept):
             raise InputError(
-                f"{path} is shorter than when its checkpoint was written; remove {self.folder} to start anew"
+                f"{path} is shorter than when its checkpoint was written; remove {self.folder} to start from scratch"
             )
         mode = "r+" if kept else "w"
         file = open(path, mode, newline="", encoding="utf-8", buffering=1 << 20)  # noqa: SIM115  (flushed per probe, closed at exit)

@@ -270,7 +270,7 @@ def test_standardising_takes_less_memory_than_the_images():
 
 def test_constant_images_cannot_be_standardised():
     data = Given(np.full((4, 8, 8), 7, dtype=np.uint8))
-    with pytest.raises(InputError, match="scaling=standard needs images that differ"):
+    with pytest.raises(InputError, match="scaling=standard needs varying pixels; all training pixels are equal"):
         data.setup()
 
 
@@ -330,7 +330,7 @@ def test_pixels_of_more_than_8_bits_are_refused_not_clipped(image_folder):
             r"train images must be uint8 \[N, H, W\]; they are uint8 \(4, 8",
         ),
         (np.zeros((4, 8, 8)), None, r"train images must be uint8 .*; they are float64"),
-        (random_images(4), np.arange(4) % 3, "train labels must lie from 0 to 1"),
+        (random_images(4), np.arange(4) % 3, "train labels must be between 0 and 1"),
         (random_images(4), np.arange(3) % 2, r"train labels must be int64 \[4\]"),
         (random_images(4), np.arange(4, dtype=np.int32) % 2, r"train labels must be int64 \[4\]; they are int32"),
     ],

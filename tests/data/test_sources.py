@@ -19,7 +19,7 @@ ROWS = 20
 
 @pytest.fixture
 def archive(tmp_path, monkeypatch):
-    """The folder of an archive with 20 images a batch; torchvision is told its checksums."""
+    """The folder of an archive with 20 images per batch; torchvision is told its checksums."""
     generator = np.random.default_rng(0)
     names = [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]
     contents = {

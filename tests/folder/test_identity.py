@@ -160,13 +160,13 @@ def test_a_run_resumes_on_the_same_images_alone_wherever_they_lie(tmp_path):
     shutil.rmtree(first)
     images(first, shade=1)
     before, entries = content(folder), state.read(folder)
-    with pytest.raises(InputError, match=r"data: these are not the images with which the run in .*run was started"):
+    with pytest.raises(InputError, match=r"data: the images differ from those the run in .*run was started with"):
         tiny_run(folder, *options, f"data.root={first}", "trainer.max_steps=4")
     assert before == {
         file: file.read_bytes() for file in folder.rglob("*") if file.is_file() and file.name != "run.json"
     }
     found = state.read(folder)
-    assert "these are not the images" in found.pop("reason")
+    assert "the images differ from those" in found.pop("reason")
     assert found == entries
     (first / "train" / "ant" / "0.png").write_bytes(b"no image")
     with pytest.raises(InputError, match="cannot be read as an image"):

@@ -63,13 +63,13 @@ def test_only_what_is_final_is_finished(tmp_path):
 
 def test_a_damaged_run_json_is_named(tmp_path):
     (tmp_path / "run.json").write_text('{"status": ')
-    with pytest.raises(InputError, match=r"run.json is damaged .*; remove .* to start anew"):
+    with pytest.raises(InputError, match=r"run.json is damaged .*; remove .* to start from scratch"):
         identity.refuse_other(tmp_path, tiny_config())
 
 
 def test_a_run_without_its_config_is_refused(tmp_path):
     (tmp_path / "run.json").write_text('{"status": "running"}')
-    with pytest.raises(InputError, match=r"run\.json has no config; give another folder"):
+    with pytest.raises(InputError, match=r"run\.json has no config; choose another folder"):
         identity.refuse_other(tmp_path, OmegaConf.create())
 
 
@@ -120,7 +120,7 @@ def test_where_nothing_can_be_locked_a_run_is_warned_not_stopped(tmp_path, monke
     taken = lock.Lock(tmp_path)
     taken.acquire()
     assert taken.held
-    assert f"{tmp_path} cannot be locked ({error}); see that no two processes write there" in caplog.text
+    assert f"{tmp_path} cannot be locked ({error}); make sure that no two processes write there" in caplog.text
     taken.release()
     assert not lock.in_use(tmp_path)
 
@@ -136,7 +136,7 @@ def test_a_folder_with_files_of_another_program_is_refused_and_keeps_them(tmp_pa
     file.write_text("epoch,loss\n0,1.5\n")
     (tmp_path / "version_0" / "notes.txt").touch()
     status, output = command(*TINY, "trainer.max_steps=1", "hydra.run.dir=version_0")
-    assert (status, output) == (1, f"igb: version_0 holds {name} but no run.json of igb's; give another folder\n")
+    assert (status, output) == (1, f"igb: version_0 holds {name} but no igb run.json; choose another folder\n")
     assert sorted(
         str(path.relative_to(tmp_path / "version_0")) for path in (tmp_path / "version_0").rglob("*")
     ) == sorted({"notes.txt", name, str(Path(name).parent)} - {"."})
@@ -146,7 +146,7 @@ def test_a_folder_with_files_of_another_program_is_refused_and_keeps_them(tmp_pa
 def test_the_folder_of_another_hydra_program_is_refused(tmp_path):
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "hydra.yaml").write_text("hydra:\n  help:\n    app_name: train\n")
-    with pytest.raises(InputError, match=r"holds \.hydra/hydra\.yaml but no run\.json of igb's"):
+    with pytest.raises(InputError, match=r"holds \.hydra/hydra\.yaml but no igb run\.json"):
         identity.refuse_other(tmp_path, tiny_config())
 
 
@@ -155,7 +155,7 @@ def test_a_run_json_of_another_program_is_one_line(tmp_path, command, text):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text(text)
     status, output = command(*TINY, "hydra.run.dir=run")
-    expected = "igb: run/run.json has no status of a run of igb; it is damaged or of another program\n"
+    expected = "igb: run/run.json has no status of an igb run; it is damaged or was written by another program\n"
     assert (status, output) == (1, expected)
 
 
@@ -164,7 +164,7 @@ def test_a_run_json_that_is_lost_is_one_line(tmp_path, command):
     assert command(*arguments, "trainer.max_steps=1")[0] == 0
     (tmp_path / "run" / "run.json").unlink()
     status, output = command(*arguments, "trainer.max_steps=2")
-    assert (status, output) == (1, "igb: run holds metrics.csv but no run.json of igb's; give another folder\n")
+    assert (status, output) == (1, "igb: run holds metrics.csv but no igb run.json; choose another folder\n")
 
 
 def test_a_run_that_starts_anew_drops_where_the_one_before_resumed(tmp_path):

@@ -192,8 +192,8 @@ def test_the_schedule_warms_up_with_cross_entropy():
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        (torch.tensor([0, -100, 1]), r"target must lie from 0 to 3; it lies from -100 to 1"),
-        (torch.tensor([0, 4, 1]), r"target must lie from 0 to 3; it lies from 0 to 4"),
+        (torch.tensor([0, -100, 1]), r"target must be between 0 and 3; it is between -100 and 1"),
+        (torch.tensor([0, 4, 1]), r"target must be between 0 and 3; it is between 0 and 4"),
         (torch.tensor([0.0, 1.0, 2.0]), r"target must be whole numbers \[N\].*; it is torch\.float32 \[3\]"),
         (torch.full((3, 4), 0.25), r"target must be whole numbers \[N\].*; it is torch\.float32 \[3, 4\]"),
         (torch.ones(3, 4).long(), r"it is torch\.int64 \[3, 4\] with logits \[3, 4\]"),

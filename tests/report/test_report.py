@@ -183,7 +183,7 @@ def test_what_cannot_be_shown_yet_is_named(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "left out: " in printed
     assert "early: no probe yet (interrupted)" in printed
-    assert "old/run.json has no status of a run of igb" in printed
+    assert "old/run.json has no status of an igb run" in printed
     assert printed.count("left out") == 3
 
 
@@ -229,7 +229,7 @@ def test_a_run_of_another_format_is_one_line(tmp_path, capsys, key, value):
     made_run(tmp_path / "good", [(0, 0.9, 0.1, 0.8)])
     made_run(tmp_path / "bad", [(0, 0.9, 0.1, 0.8)], **{key: value})
     report.write([tmp_path])
-    expected = "bad/run.json has no status of a run" if key == "status" else f"bad: run.json has no valid {key!r}"
+    expected = "bad/run.json has no status of an igb run" if key == "status" else f"bad: run.json has no valid {key!r}"
     assert expected in capsys.readouterr().out
 
 
@@ -358,7 +358,7 @@ def test_an_unfinished_sweep_shows_what_there_is_and_says_what_is_missing(tmp_pa
     taken.release()
     printed = capsys.readouterr().out
     assert [line for line in printed.splitlines() if line.startswith(("left out", "unfinished"))] == [
-        f"left out: {tmp_path}/seed=5: not begun",
+        f"left out: {tmp_path}/seed=5: not started",
         f"unfinished: seed=1: running, measured up to step 4 of 8; see {tmp_path}/seed=1/igb.log",
         f"unfinished: seed=2: interrupted, measured up to step 4 of 8; see {tmp_path}/seed=2/igb.log",
         f"unfinished: seed=3: failed (out of memory), measured up to step 4 of 8; see {tmp_path}/seed=3/igb.log",
@@ -375,7 +375,7 @@ def test_what_cannot_be_reported_is_one_line(tmp_path, case):
         folders = [tmp_path / "missing"]
         message = "missing is not a folder"
     elif case == "empty":
-        message = "there is no run with a probe in"
+        message = "no run with recorded probes in"
     elif case in ("threshold", "align"):
         with pytest.raises(InputError, match=rf"{case}=2 must be"):
             report.write(folders, **{case: 2})

@@ -96,7 +96,7 @@ def test_slurm_without_its_commands_is_one_line(command, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     status, output = command("--multirun", "hydra/launcher=slurm", *TINY, "seed=0,1", "name=mine")
     assert status == 1
-    assert output == "igb: hydra/launcher=slurm needs the commands of SLURM, such as sbatch and srun\n"
+    assert output == "igb: hydra/launcher=slurm: sbatch or srun not found on PATH\n"
     assert not Path("multirun").exists()
 
 
@@ -106,7 +106,7 @@ def test_a_finished_sweep_needs_no_slurm(command, monkeypatch, tmp_path):
     assert command(*arguments)[0] == 0
     status, output = command(*arguments, "hydra/launcher=slurm")
     assert status == 0, output
-    assert "igb: 2 of 2 runs are finished already\n" in output
+    assert "igb: 2 of 2 runs are already finished\n" in output
 
 
 @pytest.mark.parametrize(
@@ -114,10 +114,10 @@ def test_a_finished_sweep_needs_no_slurm(command, monkeypatch, tmp_path):
     [
         ("time=0", "hydra.launcher.time=0 must be a whole number of at least 1"),
         ("signal_seconds=99999", "hydra.launcher.signal_seconds=99999 must be a whole number from 0 to 14399"),
-        ("setup=module load cuda", "hydra.launcher.setup=module load cuda must be a list of lines of shell"),
-        ("options=abc", "hydra.launcher.options=abc must be options of sbatch and their values"),
-        ("+options.comment=x", "hydra.launcher.options.comment=x must not be given; igb needs that option"),
-        ("gpus=2", "hydra.launcher.gpus=2 must be trainer.devices=1, or 0"),
+        ("setup=module load cuda", "hydra.launcher.setup=module load cuda must be a list of shell commands"),
+        ("options=abc", "hydra.launcher.options=abc must be a mapping of sbatch options to values"),
+        ("+options.comment=x", "hydra.launcher.options.comment=x is set by igb and cannot be overridden"),
+        ("gpus=2", "hydra.launcher.gpus=2 must equal trainer.devices (1) or be 0"),
         ("parallel=0", "hydra.launcher.parallel=0 must be a whole number of at least 1"),
         ("poll_seconds=0", "hydra.launcher.poll_seconds=0 must be a finite number of at least 0.1"),
     ],
@@ -135,7 +135,7 @@ def test_a_cluster_has_what_the_login_node_lacks(command, monkeypatch, tmp_path)
     arguments = ["hydra/launcher=slurm", *TINY, "seed=0,1", "trainer.devices=2", "trainer.accelerator=gpu"]
     status, output = command("--multirun", *[item for item in arguments if item != "trainer.accelerator=cpu"])
     assert status == 1
-    assert "igb: hydra/launcher=slurm needs the commands of SLURM" in output  # the first that is amiss
+    assert "igb: hydra/launcher=slurm: sbatch or srun not found" in output  # the first that is amiss
 
 
 def test_jobs_are_shown_with_what_keeps_them_from_starting():

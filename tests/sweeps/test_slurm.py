@@ -115,7 +115,7 @@ def test_a_sweep_runs_to_its_end(cluster, tmp_path):
     sweep = Sweep(cluster, tmp_path, *SHORT, "loss=ce,bl,pz", f"hydra.launcher.python={python}")
     status, output = sweep.end()
     assert status == 0, output
-    assert "igb: 3 jobs submitted, 0 in the queue already\n" in output
+    assert "igb: 3 jobs submitted, 0 already in the queue\n" in output
     assert "igb: 3 completed, 0 diverged, 0 failed\n" in output
     (script,) = (tmp_path / "multirun" / "sweep" / "slurm").glob("*/[0-9]*_submission.sh")
     assert f" env IN=container {shlex.quote(sys.executable)} -u -m submitit" in script.read_text()
@@ -145,7 +145,7 @@ def test_a_cancelled_job_is_seen_and_hides_no_other(cluster, tmp_path):
     sweep.start()
     status, output = sweep.end()
     assert status == 0, output
-    assert "igb: 1 of 2 runs are finished already\n" in output
+    assert "igb: 1 of 2 runs are already finished\n" in output
     assert len(resumed(sweep, "pz")) == 1
     check(sweep, tmp_path, "ce", "pz")
 
@@ -205,7 +205,7 @@ def test_a_launcher_that_is_killed_finds_its_jobs_again(cluster, tmp_path):
     sweep.start()
     status, output = sweep.end()
     assert status == 0, output
-    assert "igb: 0 jobs submitted, 2 in the queue already\n" in output
+    assert "igb: 0 jobs submitted, 2 already in the queue\n" in output
     assert not resumed(sweep, "ce") + resumed(sweep, "pz")
     check(sweep, tmp_path, "ce", "pz")
 
@@ -217,7 +217,7 @@ def test_ctrl_c_leaves_the_jobs_alone(cluster, tmp_path):
     sweep.process.send_signal(signal.SIGINT)
     status, output = sweep.end()
     assert status == 130
-    assert f"igb: the jobs go on. To cancel them: scancel {job.partition('_')[0]}\n" in output
+    assert f"igb: the jobs keep running; cancel them with: scancel {job.partition('_')[0]}\n" in output
     assert "Traceback" not in output
     assert job in cluster.run("squeue", "--noheader", "--array", "--format", "%i")
     cluster.run("scancel", job)

@@ -87,14 +87,25 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, monkeypatch
     with caplog.at_level(logging.WARNING):
         assert checkpoints.latest(folder).step == 45
     assert ("last.ckpt is damaged" in caplog.text) == (damage != "gone")
+    assert ("; falling back to previous.ckpt" in caplog.text) == (damage != "gone")
     tiny_run(folder, *FEW)
     assert content(folder) == undisturbed
 
 
-def test_without_a_whole_checkpoint_a_run_starts_anew(tmp_path, monkeypatch, undisturbed):
+@pytest.mark.parametrize("stop", [20, 50])
+def test_without_an_intact_checkpoint_a_run_starts_from_scratch(tmp_path, monkeypatch, caplog, undisturbed, stop):
     folder = tmp_path / "run"
-    stop_at(monkeypatch, 20, folder=folder)
-    (folder / "checkpoints" / "last.ckpt").write_bytes(b"")
+    stop_at(monkeypatch, stop, folder=folder)
+    files = sorted((folder / "checkpoints").iterdir())
+    assert len(files) == (1 if stop == 20 else 2)
+    for file in files:
+        file.write_bytes(b"")
+    with caplog.at_level(logging.WARNING):
+        assert checkpoints.latest(folder) is None
+    messages = [record.message.rpartition("; ")[2] for record in caplog.records]
+    assert (
+        messages == ["falling back to previous.ckpt", "no intact checkpoint left, starting from scratch"][-len(files) :]
+    )
     tiny_run(folder, *FEW)
     assert content(folder) == undisturbed
 
@@ -110,7 +121,7 @@ def test_a_completed_run_goes_on_when_its_limit_grows(tmp_path, undisturbed, lim
 
 def test_a_run_that_kept_no_checkpoint_cannot_grow(tmp_path):
     folder = tiny_run(tmp_path / "run", "trainer.max_steps=3", "trainer.keep_checkpoint=false")
-    with pytest.raises(InputError, match=r"trainer.max_steps or max_epochs grew, but .* kept no checkpoint"):
+    with pytest.raises(InputError, match=r"cannot extend the run in .*: it has no checkpoint"):
         tiny_run(folder, "trainer.max_steps=4", "trainer.keep_checkpoint=false")
 
 

@@ -42,7 +42,8 @@ def test_after_ten_steps_the_rest_is_estimated(tmp_path, clock, caplog):
     """Of 90 steps 80 are to go, with 36 of 47 probes; the log schedule has 42."""
     with caplog.at_level(logging.INFO):
         tiny_run(tmp_path / "run", "trainer.max_epochs=2")
-    assert estimates(caplog) == ["estimate: 7 min to go, 6 min of it for probing; the whole run with probe=log: 8 min"]
+    expected = "estimated time left: 7 min (6 min of it for probes); the whole run with probe=log: 8 min"
+    assert estimates(caplog) == [expected]
     assert clock["now"] == 90 * 1 + 47 * 10  # what was estimated came true, to the second
 
 
@@ -77,7 +78,7 @@ def test_a_run_that_goes_on_between_two_probes_has_not_timed_one(tmp_path, clock
     with caplog.at_level(logging.INFO):
         caplog.clear()
         tiny_run(tmp_path / "run", *options)
-    assert estimates(caplog) == ["estimate: 79 s to go without probing, which was not timed yet"]
+    assert estimates(caplog) == ["estimated time left: 79 s for training; probes not timed yet"]
     shown = re.findall(r"Epoch (\d): .*? (\d+)/45 \[.*?to go=(\w* ?\d+ s)", capfd.readouterr().out.replace("\r", "\n"))
     to_go = {(epoch, batch): left for epoch, batch, left in shown}
     assert to_go["1", "10"] == "over 80 s"  # in the rest of the second epoch

@@ -36,7 +36,7 @@ def test_a_subset_has_every_class_in_proportion(count):
 
 @pytest.mark.parametrize("count", [9, 1001])
 def test_a_subset_that_cannot_be_is_refused(count):
-    with pytest.raises(InputError, match=f"images={count} must lie from 10, one a class, to 1000"):
+    with pytest.raises(InputError, match=rf"images={count} must be between 10 \(one per class\) and 1000"):
         probe_order(torch.arange(10).repeat(100), count)
 
 
@@ -93,8 +93,8 @@ def test_training_is_as_if_there_were_no_probe(tmp_path):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("TooMany", "model gives 12 logits, but the data have 10 classes; its constructor must use num_classes"),
-        ("Two", "model gives a tuple; it must give logits [N, C]"),
+        ("TooMany", "model returns 12 logits, but the data have 10 classes; its constructor must use num_classes"),
+        ("Two", "model returns a tuple; it must return logits [N, C]"),
     ],
 )
 def test_a_model_that_does_not_give_a_logit_for_each_class_is_refused(tmp_path, model, message):

@@ -39,7 +39,7 @@ class ImageFolder(ImageData):
     def __init__(self, root: str | Path | None, fit: str = "stretch", **options: Any) -> None:
         super().__init__(**options)
         if root is None:
-            raise InputError("root=null must be given: a folder with train/<class>/* and test/<class>/*")
+            raise InputError("root is required: a folder with train/<class>/* and test/<class>/*")
         self.root = Path(str(root)).expanduser().resolve()
         self.fit = _checks.choice("fit", fit, FITS)
         folders = {split: self._class_folders(split) for split in ("train", "test")}
