@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -44,22 +44,46 @@ def without_tf32() -> Iterator[None]:
 
     TensorFloat-32 would round the factors of products to 10 bits, in all of `exact` and in the head of `fast`.
     """
-    parts: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    name: str = "allow_tf32"
-    off: bool | str = False
-    try:
-        before: list[Any] = [getattr(part, name) for part in parts]
-    except RuntimeError:  # the process has set `fp32_precision`, beside which torch refuses the older names
-        parts = (parts[0], parts[1].conv, parts[1].rnn)
-        name, off = "fp32_precision", "ieee"
-        before = [getattr(part, name) for part in parts]
-    for part in parts:
-        setattr(part, name, off)
-    try:
+    with ExitStack() as restored:
+        _turn_off_tf32_of_products(restored)
+        _turn_off_tf32_of_cudnn(restored)
         yield
-    finally:
-        for part, value in zip(parts, before, strict=True):
-            setattr(part, name, value)
+
+
+def _turn_off_tf32_of_products(restored: ExitStack) -> None:
+    """Set only what is not off, by the name by which it was set: torch raises once both names have been used."""
+    backends: Any = torch.backends
+    matmul = backends.cuda.matmul
+    if matmul.fp32_precision in ("none", "ieee") and backends.fp32_precision in ("none", "ieee"):
+        return
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        before = "highest"
+    if before == "highest":  # set by the newer name
+        _change(restored, matmul, "fp32_precision", "ieee")
+    else:
+        torch.set_float32_matmul_precision("highest")
+        restored.callback(torch.set_float32_matmul_precision, before)
+
+
+def _turn_off_tf32_of_cudnn(restored: ExitStack) -> None:
+    backends: Any = torch.backends
+    cudnn = backends.cudnn
+    try:
+        if backends.fp32_precision == "none":  # else the older name would have no effect
+            _change(restored, cudnn, "allow_tf32", False)
+            return
+    except RuntimeError:  # the process has set `fp32_precision`, beside which torch refuses the older name
+        pass
+    for part in (cudnn.conv, cudnn.rnn):
+        _change(restored, part, "fp32_precision", "ieee")
+
+
+def _change(restored: ExitStack, part: Any, name: str, value: bool | str) -> None:
+    before = getattr(part, name)
+    setattr(part, name, value)
+    restored.callback(setattr, part, name, before)
 
 
 @contextmanager

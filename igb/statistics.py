@@ -189,7 +189,11 @@ def measure(
         elsewhere = torch.device("cpu")
         chunks = _checked(images, batch_norm)
     loss = loss if loss is not None else CrossEntropy()
-    module = network if isinstance(network, nn.Module) else nn.Module()
+    module = getattr(network, "__self__", network)  # of a bound method such as `network.forward`
+    if not isinstance(module, nn.Module):
+        if batch_norm == "batch":
+            raise InputError("batch_norm=batch needs a network that is a torch.nn.Module; it is a plain function")
+        module = nn.Module()
     tensors = [*module.parameters(), *module.buffers()]
     device = next((tensor.device for tensor in tensors), elsewhere)
     dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
@@ -198,10 +202,9 @@ def measure(
     with torch.inference_mode(False), torch.no_grad(), without_tf32(), _undisturbed(module, device, batch_norm):
         for batch, batch_labels, counted in chunks:
             batch = _outside_inference_mode(batch.to(device))
-            if transform:
-                logits = _logits(network(transform(batch)), len(batch))
-            else:
-                logits = _logits(_called(network, batch, dtype), len(batch))
+            logits = _logits(
+                _called(network, transform(batch), None) if transform else _called(network, batch, dtype), len(batch)
+            )
             if device.type == "mps":  # which has no float64
                 logits = logits.cpu()
             if sums is None:
@@ -243,9 +246,9 @@ def _called(network: Callable[[Any], Any], batch: Tensor, dtype: torch.dtype | N
     own = dtype if dtype and (batch.is_floating_point() or batch.dtype == torch.uint8) else batch.dtype
     try:
         return network(batch.to(own, copy=True))  # a network may work in place
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, InputError):
         raise
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         what = f"images of shape {list(batch.shape)} and dtype {own}"
         raise InputError(f"the network failed on {what}: {one_line(error)}") from error
 
@@ -257,7 +260,8 @@ def _tensor(name: str, values: Any) -> Tensor:
     try:
         if isinstance(values, list | tuple) and values and isinstance(values[0], Tensor):
             return torch.stack(list(values))
-        return torch.as_tensor(np.ascontiguousarray(values))
+        array = np.ascontiguousarray(values)
+        return torch.as_tensor(array if array.flags.writeable else array.copy())  # torch warns of read-only memory
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name} must be a tensor, or an array of numbers; {one_line(error)}") from error
 
@@ -296,7 +300,13 @@ def _checked(batches: Iterable[Sequence[Tensor]], batch_norm: str) -> Iterator[t
 
 
 def _check_labels(images: Tensor, labels: Tensor, batch_norm: str) -> None:
-    if labels.ndim != 1 or labels.is_floating_point() or len(labels) != len(images) or len(labels) == 0:
+    if (
+        labels.ndim != 1
+        or labels.is_floating_point()
+        or labels.is_complex()
+        or len(labels) != len(images)
+        or len(labels) == 0
+    ):
         raise InputError(
             f"labels must be whole numbers, one for each of {len(images)} images; "
             f"they have shape {tuple(labels.shape)} and type {labels.dtype}"

@@ -296,6 +296,41 @@ def test_tf32_is_off_while_it_measures_and_then_as_it_was():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_the_precision_of_products_is_as_it_was_and_can_be_set_afterwards(precision):
+    code = f"""
+import torch
+from igb import measure
+torch.set_float32_matmul_precision({precision!r})
+def network(images):
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert not torch.backends.cudnn.allow_tf32
+    return images
+before = torch.backends.cuda.matmul.fp32_precision
+measure(network, torch.zeros(3, 2), [0, 1, 1])
+assert torch.get_float32_matmul_precision() == {precision!r}
+assert torch.backends.cuda.matmul.fp32_precision == before
+assert torch.backends.cudnn.allow_tf32
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.slow
+def test_tf32_set_for_the_whole_process_is_off_while_it_measures():
+    code = """
+import torch
+from igb import measure
+torch.backends.fp32_precision = "tf32"
+def network(images):
+    assert torch.backends.cuda.matmul.fp32_precision == torch.backends.cudnn.conv.fp32_precision == "ieee"
+    return images
+measure(network, torch.zeros(3, 2), [0, 1, 1])
+assert torch.backends.cuda.matmul.fp32_precision == torch.backends.cudnn.conv.fp32_precision == "tf32"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.slow
 def test_tf32_set_by_its_newer_name_comes_back_too():
     code = """
 import torch
@@ -311,6 +346,39 @@ measure(network, torch.zeros(3, 2), [0, 1, 1])
 assert [part.fp32_precision for part in parts] == ["tf32", "tf32"]
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_transform_may_return_the_images_themselves(network, data):
+    class InPlace(torch.nn.Module):
+        def forward(self, images):
+            return network(images.mul_(2))
+
+    images, labels = data
+    before = images.clone()
+    measure(InPlace(), images, labels, transform=lambda batch: batch)
+    assert torch.equal(images, before)
+
+
+def test_a_network_that_fails_is_named_in_one_line(data):
+    def network(images):
+        raise ValueError("expected 3D input")
+
+    with pytest.raises(InputError, match=r"the network failed on images of shape .*expected 3D input"):
+        measure(network, *data, transform=lambda batch: batch)
+
+
+def test_a_plain_function_has_no_batch_statistics(network, data):
+    with pytest.raises(InputError, match="batch_norm=batch needs a network that is a"):
+        measure(lambda images: network(images), *data, batch_norm="batch")
+    expected = measure(network, *data, batch_norm="batch")
+    found = measure(network.forward, *data, batch_norm="batch")
+    assert torch.equal(found.probability_matrix, expected.probability_matrix)
+
+
+def test_read_only_arrays_are_taken(network, data):
+    images = data[0].numpy().copy()
+    images.flags.writeable = False
+    assert measure(network, images, data[1]).dominance > 0
 
 
 def test_a_tie_is_shared_among_its_classes():

@@ -30,7 +30,8 @@ class TrueClassLoss(nn.Module, ABC):
         """The mean loss over a batch, or with `reduction="none"` the loss of each sample.
 
         Shapes: logits [N, C], target [N] of whole numbers from 0 to C-1; the result is a scalar, or [N]. InputError for
-        any other target, such as class probabilities or a label of -100 to be ignored.
+        any other target, such as class probabilities or a label of -100 to be ignored; on a GPU, and inside
+        `torch.func.vmap`, where looking at labels would wait for the device, the loss of such a label is NaN.
         """
         _checks.choice("reduction", reduction, ("mean", "none"))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
