@@ -62,7 +62,8 @@ def _some(scheme: Sequence[str], classes: int, darkest: float) -> list[str]:
 
 
 def short_name(name: str) -> str:
-    """A class's name, truncated to leave room for the plot."""
+    """A class's name, truncated to leave room for the plot, without the byte order mark that matplotlib cannot draw."""
+    name = name.replace("\ufeff", "")
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 

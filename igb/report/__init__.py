@@ -10,7 +10,7 @@ import pandas as pd
 from igb import _checks
 from igb._checks import InputError
 from igb._files import make_folder
-from igb.folder.schema import log_path
+from igb.folder.schema import class_title, log_path
 from igb.report import figures
 from igb.report.board import write_board
 from igb.report.landscape import loss_curves
@@ -114,7 +114,7 @@ def _tables_on_page(tables: Mapping[str, pd.DataFrame], runs: Sequence[Run]) -> 
     summary = tables["summary"]
     rises = tables["classes"].pivot(index=["run", "batch_norm"], columns="class", values="rise_step")
     rises = rises.loc[list(zip(summary["run"], summary["batch_norm"], strict=True))]
-    headings = [name if name == str(k) else f"{k} {name}" for k, name in enumerate(runs[0].class_names)]
+    headings = [class_title(k, name) for k, name in enumerate(runs[0].class_names)]
     rises = rises.set_axis(headings, axis=1).reset_index()
     return [*on_page, ("Class by class: first step from which p̄ stays above 1.5/C", rises)]
 

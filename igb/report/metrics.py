@@ -83,6 +83,12 @@ def equal_outputs(mean_probability: pd.DataFrame) -> bool:
     return len(set(means.tolist())) == 1
 
 
+def most_guessed(guesses: pd.Series) -> int | None:
+    """The class most guessed at a probe; None if several are, or if the outputs are not finite."""
+    first = guesses == guesses.max(skipna=False)
+    return int(first.idxmax()) if first.sum() == 1 else None
+
+
 def median(event_times: Sequence[EventTime]) -> EventTime | float | None:
     """The median over runs; None if there are none.
 

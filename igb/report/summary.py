@@ -16,6 +16,7 @@ from igb.report.metrics import (
     favoured_order,
     half_life,
     median,
+    most_guessed,
     rise_steps,
 )  # fmt: skip
 from igb.report.runs import Run
@@ -30,7 +31,7 @@ COLUMN_HELP = {
     "n": "Number of runs, each with its own seeds.",
     "steps": "Optimizer steps done at the last probe; for a setting, those of its shortest run.",
     "favoured_class": "The class most guessed at initialisation; none is favoured where the outputs are equal.",
-    "dominant_class": "The class most guessed at the last probe.",
+    "dominant_class": "The class most guessed at the last probe; empty where several are.",
     "dominance_start": "Share of all guesses that the most guessed class takes, max_j G_j, at initialisation.",
     "dominance_epoch_1": "The same after epoch one.",
     "dominance_end": "The same at the last probe.",
@@ -115,7 +116,7 @@ def _row(run: Run, mode: str, threshold: float) -> dict[str, object]:
     dominance = guesses.max(axis=1, skipna=False)
     accuracy = run.table("accuracy", mode).iloc[-1]
     order = favoured_order(guesses, run.table("mean_probability", mode))
-    end = guesses.iloc[-1]
+    last = most_guessed(guesses.iloc[-1])
     return {
         "run": run.label,
         "status": run.info["status"],
@@ -125,7 +126,7 @@ def _row(run: Run, mode: str, threshold: float) -> dict[str, object]:
         "dominance_start": dominance.iloc[0],
         "dominance_epoch_1": dominance.get(run.steps_per_epoch, math.nan),
         "dominance_end": dominance.iloc[-1],
-        "dominant_class": None if end.isna().any() else run.class_names[int(end.idxmax())],
+        "dominant_class": None if last is None else run.class_names[last],
         "escape_step": escape_step(guesses, threshold),
         "half_life": None if order is None else half_life(probability, order[0]),
         "mean_accuracy": accuracy.mean(skipna=False),

@@ -6,7 +6,16 @@ import numpy as np
 import pandas as pd
 
 from igb.report.landscape import DEAD, WRONG, curves_of
-from igb.report.metrics import Array, Censored, equal_outputs, escape_step, favoured_order, grouped, median
+from igb.report.metrics import (
+    Array,
+    Censored,
+    equal_outputs,
+    escape_step,
+    favoured_order,
+    grouped,
+    median,
+    most_guessed,
+)
 from igb.report.runs import Run
 from igb.report.settings import FEWEST, Panel, mean_and_bounds
 
@@ -48,11 +57,11 @@ def share(fraction: float) -> str:
 def _of_one(run: Run, mode: str, threshold: float) -> str:
     guesses = run.table("guess_fraction", mode)
     order = favoured_order(guesses, run.table("mean_probability", mode))
+    dominance = guesses.max(axis=1, skipna=False)
     if equal_outputs(run.table("mean_probability", mode)):
-        return " ".join(filter(None, [NO_CLASS, _ended(run, mode)]))
+        return _of_equal_outputs(run, mode, threshold)
     if order is None:
         return "Its outputs at initialisation are not finite."
-    dominance = guesses.max(axis=1, skipna=False)
     names, first = run.class_names, order[0]
     start, end = dominance.iloc[0], dominance.iloc[-1]
     if len(guesses) == 1:
@@ -93,6 +102,21 @@ def _of_one(run: Run, mode: str, threshold: float) -> str:
     return " ".join(filter(None, (text, also.strip(), _ended(run, mode))))
 
 
+def _of_equal_outputs(run: Run, mode: str, threshold: float) -> str:
+    guesses = run.table("guess_fraction", mode)
+    sentences, end, last = [NO_CLASS], float(guesses.iloc[-1].max(skipna=False)), int(guesses.index[-1])
+    if not np.isfinite(end):
+        sentences.append(f"Its outputs after {when(last, run.steps_per_epoch)} are not finite.")
+    elif last > 0 and end >= threshold and (most := most_guessed(guesses.iloc[-1])) is not None:
+        sentences += [
+            f"After {when(last, run.steps_per_epoch)} one class, {run.class_names[most]}, takes {share(end)} of all "
+            "guesses.",
+            _active_share([run], mode, -1, "have"),
+            _no_pull(run),
+        ]
+    return " ".join(filter(None, [*sentences, _ended(run, mode)]))
+
+
 def _ended(run: Run, mode: str) -> str:
     """How accurate a run is at its last probe, if that came after training."""
     table = run.table("accuracy", mode)
@@ -111,17 +135,18 @@ def _of_several(panel: Panel, threshold: float) -> str:
     every, spe = len(runs), panel.steps_per_epoch
     orders = [favoured_order(run.table("guess_fraction", mode), run.table("mean_probability", mode)) for run in runs]
     favoured = [None if order is None else order[0] for order in orders]
-    biased = [number for number in range(every) if start[number] >= threshold]
+    equal = [equal_outputs(run.table("mean_probability", mode)) for run in runs]
+    biased = [number for number in range(every) if start[number] >= threshold and not equal[number]]
     where = "" if len(biased) == every else f", and {share(threshold)} or more in {len(biased)} of {every} runs"
     finite = [value for value in start if np.isfinite(value)]
-    if all(equal_outputs(run.table("mean_probability", mode)) for run in runs):
-        return NO_CLASS
     if not finite:
         return "The outputs at initialisation are not finite."
     sentences = [f"At initialisation the most guessed class takes {_interval(finite)} of all guesses{where}."]
+    if all(equal):
+        sentences = [NO_CLASS]
     if max(map(len, tables)) == 1:
         return sentences[0]
-    sentences.append(_active_share(runs, mode, 0, "had"))
+    sentences.append(_active_share(runs, mode, 0, "had") if not all(equal) else "")
     left = [
         step for number in biased if (step := left_step(tables[number], favoured[number] or 0, threshold)) is not None
     ]
@@ -135,10 +160,10 @@ def _of_several(panel: Panel, threshold: float) -> str:
     trapped = [number for number in range(every) if end[number] >= threshold]
     if trapped:
         at_end = _interval([end[number] for number in trapped])
-        same = sum(favoured[number] == _most_guessed(tables[number], -1) for number in trapped)
+        same = sum(favoured[number] == most_guessed(tables[number].iloc[-1]) for number in trapped)
+        which = "" if all(equal) else f", the one favoured at the start in {same} of {len(trapped)},"
         sentences.append(
-            f"At the end one class, the one favoured at the start in {same} of {len(trapped)}, takes {at_end} of all "
-            f"guesses in {len(trapped)} of {every} runs."
+            f"At the end one class{which} takes {at_end} of all guesses in {len(trapped)} of {every} runs."
         )
         sentences += [_active_share([runs[number] for number in trapped], mode, -1, "have"), _no_pull(runs[trapped[0]])]
     if broken := sum(not np.isfinite(value) for value in end):
@@ -167,12 +192,6 @@ def _after(steps: Sequence[int], steps_per_epoch: int) -> str:
     return f"after a median of {when(middle, steps_per_epoch)} ({steps[0]:,} to {steps[-1]:,} steps)"
 
 
-def _most_guessed(table: pd.DataFrame, row: int) -> int | None:
-    """The class most guessed at a probe; None if the outputs are not finite."""
-    guesses = table.iloc[row]
-    return None if guesses.isna().any() else int(guesses.idxmax())
-
-
 def _interval(values: Sequence[float]) -> str:
     """A mean of fractions over runs, with its 95 % interval, or with their range if there are too few."""
     column: Array = np.array(values, dtype=float)[:, None]
@@ -198,7 +217,7 @@ def _active_share(runs: Sequence[Run], mode: str, row: int, verb: str) -> str:
     for run in runs:
         count = run.table("count", mode).iloc[row].to_numpy()
         active = run.table("active_fraction", mode).iloc[row].to_numpy()
-        others = np.arange(len(count)) != _most_guessed(run.table("guess_fraction", mode), row)
+        others = np.arange(len(count)) != most_guessed(run.table("guess_fraction", mode).iloc[row])
         with np.errstate(invalid="ignore"):
             parts.append((active * count)[others].sum() / count[others].sum())
     alive = float(np.mean(parts))

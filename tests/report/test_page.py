@@ -83,9 +83,20 @@ def test_five_seeds_are_a_mean_with_bounds_and_each_run_can_be_explored(tmp_path
 def test_equal_outputs_are_said_to_favour_no_class(tmp_path, capsys):
     made_run(tmp_path / "a", [(0, 0.5, 0.5, 0.5), (8, 0.6, 0.7, 0.45)])
     report.write([tmp_path])
-    assert "No class is favoured: the outputs at initialisation are equal. Mean accuracy" in page(tmp_path / "report")
+    text = page(tmp_path / "report")
+    assert "No class is favoured: the outputs at initialisation are equal. After 2 epochs one class, dog, takes" in text
     assert "none: equal outputs" in capsys.readouterr().out
     assert ",none: equal outputs," in (tmp_path / "report" / "summary.csv").read_text()
+
+
+def test_runs_of_equal_outputs_are_said_to_end_in_one_class(tmp_path):
+    for seed in range(3):
+        rows = [(0, 0.5, 0.5, 0.5), (8, 0.6, 0.7, 0.9)]
+        overrides, config = [f"seed={seed}"], {"seed": seed}
+        made_run(tmp_path / str(seed), rows, overrides=overrides, config=config, started=str(seed))
+    report.write([tmp_path])
+    expected = "No class is favoured: the outputs at initialisation are equal. At the end one class takes 90 % of all "
+    assert f"{expected}guesses in 3 of 3 runs." in page(tmp_path / "report")
 
 
 def test_a_heading_says_a_number_once(finished, tmp_path):

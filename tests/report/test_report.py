@@ -171,6 +171,11 @@ def test_broken_initial_outputs_favour_no_class(tmp_path):
     assert report.summarize(find_runs([tmp_path])[0])["favoured_class"].isna().all()
 
 
+def test_where_several_classes_are_most_guessed_none_is_dominant(tmp_path):
+    made_run(tmp_path / "a", [(0, 0.9, 0.1, 0.8), (4, 0.5, 0.5, 0.5)])
+    assert report.summarize(find_runs([tmp_path])[0])["dominant_class"].isna().all()
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_what_cannot_be_shown_yet_is_named(tmp_path, capsys):
     made_run(tmp_path / "good", [(0, 0.9, 0.1, 0.8)])
