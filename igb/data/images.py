@@ -21,6 +21,12 @@ class Images:
 
 
 FITS = ("stretch", "crop")
+ORIENTATION = 0x0112  # the tag in EXIF, whose values other than 1 mean:
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 
 
 def grayscale(image: Image.Image, size: int, fit: str = "stretch") -> np.ndarray:
@@ -31,7 +37,8 @@ def grayscale(image: Image.Image, size: int, fit: str = "stretch") -> np.ndarray
     """
     if image.mode.startswith(("I", "F")):  # PIL would clip, not scale
         raise ValueError(f"pixels of more than 8 bits, mode {image.mode}; convert it to 8 bits")
-    image = ImageOps.exif_transpose(image)
+    if orientation := UPRIGHT.get(_orientation(image)):
+        image = image.transpose(orientation)
     if image.has_transparency_data:
         colours = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", colours.size, (0, 0, 0, 255)), colours).convert("RGB")
@@ -40,6 +47,14 @@ def grayscale(image: Image.Image, size: int, fit: str = "stretch") -> np.ndarray
         crop = ImageOps.fit if fit == "crop" else Image.Image.resize
         gray = crop(gray, (size, size), Image.Resampling.BILINEAR)
     return np.asarray(gray)
+
+
+def _orientation(image: Image.Image) -> Any:
+    """As EXIF has it; upright where that is damaged, which PIL raises errors of many types for."""
+    try:
+        return image.getexif().get(ORIENTATION)
+    except Exception:
+        return None
 
 
 def check_class_names(names: Sequence[str]) -> None:

@@ -56,7 +56,9 @@ def test_pictures_of_other_formats_are_counted_in_one_line(image_folder, caplog)
 def test_a_class_of_other_formats_alone_is_named(image_folder):
     for file in (image_folder / "test" / "bee").iterdir():
         file.rename(file.with_suffix(".gif"))
-    with pytest.raises(InputError, match=r"root=.*: test/bee has no image; supported formats are \.bmp, \.jpeg"):
+    with pytest.raises(
+        InputError, match=r"root=.*: test/bee has no image \(skipped: 2 \.gif\); supported formats are \.bmp, \.jpeg"
+    ):
         ImageFolder(image_folder).setup()
 
 
@@ -71,6 +73,17 @@ def test_a_photograph_is_turned_as_it_was_taken():
     turned = grayscale(image, 8)
     assert (turned[:, -1] == 200).all()
     assert (turned[:, :-1] == 0).all()
+
+
+def test_a_photograph_with_damaged_exif_is_read():
+    image = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
+    exif = image.getexif()
+    exif[0x0112], exif[0x0128] = 3, "inch"  # a unit that must be a number; PIL could not write it again
+    image.info["exif"] = b"Exif\x00\x00damaged"
+    assert (grayscale(image, 8) == np.asarray(image)[::-1, ::-1]).all()
+    fresh = Image.fromarray(np.asarray(image))
+    fresh.info["exif"] = b"Exif\x00\x00damaged"
+    assert (grayscale(fresh, 8) == np.asarray(fresh)).all()
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])

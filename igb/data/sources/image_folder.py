@@ -95,13 +95,14 @@ class ImageFolder(ImageData):
                     samples.append((path, label))
                 elif ending in pictures:
                     others[ending] += 1
+            skipped = ", ".join(f"{count} {ending}" for ending, count in others.most_common())
             if len(samples) == before:
                 raise InputError(
-                    f"root={self.root}: {split}/{name} has no image; supported formats are {', '.join(sorted(READ))}"
+                    f"root={self.root}: {split}/{name} has no image{f' (skipped: {skipped})' if others else ''}; "
+                    f"supported formats are {', '.join(sorted(READ))}"
                 )
         if others:
-            counts = ", ".join(f"{count} {ending}" for ending, count in others.most_common())
-            log.warning("%s: skipped pictures in unsupported formats: %s", self.root / split, counts)
+            log.warning("%s: skipped pictures in unsupported formats: %s", self.root / split, skipped)
         return samples
 
     def _read(self, path: str) -> np.ndarray:
