@@ -90,6 +90,8 @@ def main(folder: Path) -> None:
     run(folder / "two", 2)
     for devices in (1, 3):
         run(folder / f"linear-{devices}", devices, "model._target_=tests.helpers.networks.Linear")
+        learned = ("loss._target_=tests.training.test_step.Learned", "loss.warmup_epochs=1")
+        run(folder / f"learned-{devices}", devices, "model._target_=tests.helpers.networks.Linear", *learned)
     dropout = ("+model.dropout=0.3", "trainer.checkpoint_minutes=0.001")
     run(folder / "undisturbed", 2, *dropout)
     config = tiny_config(*OVERRIDES, "trainer.devices=2", *dropout)

@@ -29,7 +29,7 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("one", "several"), [("apart", "two"), ("linear-1", "linear-3")])
+@pytest.mark.parametrize(("one", "several"), [("apart", "two"), ("linear-1", "linear-3"), ("learned-1", "learned-3")])
 def test_devices_train_and_measure_as_one_that_normalises_each_shard_apart(runs, one, several):
     """And as one in all else, where there is no batch norm."""
     expected, found = (read_metrics(runs / name / "metrics.csv", 10) for name in (one, several))
