@@ -1,5 +1,6 @@
 """Environment variables that describe a group of processes, and the removal of stale ones."""
 
+import importlib.util
 import os
 
 # Set for each process of a run by torchrun, and by Lightning in the processes that it starts.
@@ -38,7 +39,17 @@ def drop_stale_variables(devices: int | None = None) -> None:
 
 
 def drop_malformed_variables() -> None:
-    """Remove the variables that libraries read as numbers when they are imported, where they are none."""
+    """Remove the variables that libraries would fail on when they are imported: no numbers, or a missing backend."""
     for name in ("LOCAL_RANK", *RANKS, *TASK, "SLURM_NTASKS_PER_NODE", "SLURM_NNODES"):
         if name in os.environ and number(name) is None:
             del os.environ[name]
+    backend = os.environ.get("MPLBACKEND", "")
+    if backend.startswith("module://") and not _is_there(backend.removeprefix("module://")):
+        del os.environ["MPLBACKEND"]  # of a notebook that started this process, in an environment of its own
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False

@@ -16,6 +16,8 @@ def make_folder(folder: Path, *, exclusively: bool) -> Path:
 
     `exclusively` makes a new one, with a number appended if the name is taken.
     """
+    if not _is_utf8(folder):
+        raise InputError(f"the output folder {str(folder)!a} must have a name in UTF-8, read as such (PYTHONUTF8=1)")
     wanted = folder
     for number in itertools.count(2):
         try:
@@ -31,6 +33,15 @@ def make_folder(folder: Path, *, exclusively: bool) -> Path:
                 raise InputError(f"the output folder {folder} cannot be written ({error.strerror})") from error
             folder = wanted.with_name(f"{wanted.name}_{number}")
     return folder
+
+
+def _is_utf8(folder: Path) -> bool:
+    """Whether libraries that take the name as UTF-8, as TensorBoard's does, find the folder that Python means."""
+    name = os.path.abspath(folder)  # noqa: PTH100  (a Path cannot be compared with bytes)
+    try:
+        return os.fsencode(name) == name.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 @contextmanager

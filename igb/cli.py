@@ -24,7 +24,7 @@ from igb._environment import drop_stale_variables
 from igb._files import make_folder
 from igb._paths import config_folder, import_from, is_given
 from igb.folder.schema import log_path
-from igb.sweeps.jobs import check_jobs
+from igb.sweeps.jobs import check_jobs, label_of_this
 from igb.training.stopping import StoppedError
 
 log = logging.getLogger(__name__)
@@ -92,19 +92,20 @@ def _app(config: DictConfig) -> str:
     alone = OmegaConf.is_missing(options.job, "num")
     folder = Path(options.runtime.output_dir)
     try:
-        return experiment.run(config, folder)
+        return experiment.run(config, folder, "" if alone else label_of_this(options))
     except StoppedError as stopped:
         sys.exit(128 + stopped.number)
     except Exception as error:
+        file = log_path(folder)
         if isinstance(error, InputError):
             log.error("igb: %s", error)
+            if error.__cause__ is not None:  # such as an error within a network
+                _write_traceback(file)
         elif _is_full(error):
             log.error("igb: the disk of %s is full; make room, and the same command resumes the run", folder)
         else:
-            file = log_path(folder)
             log.error("igb: %s; the traceback is in %s", describe(error), file)
-            with suppress(OSError), open(file, "a", encoding="utf-8") as stream:  # the disk may be full
-                traceback.print_exc(file=stream)
+            _write_traceback(file)
         if alone:
             sys.exit(1)
         raise
@@ -131,6 +132,11 @@ def _set_up_process() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # whose encoding may lack p̄
             stream.reconfigure(errors="backslashreplace")
+
+
+def _write_traceback(file: Path) -> None:
+    with suppress(OSError), open(file, "a", encoding="utf-8") as stream:  # the disk may be full
+        traceback.print_exc(file=stream)
 
 
 def _is_full(error: BaseException | None) -> bool:

@@ -92,9 +92,10 @@ def refuse_mixtures(overrides: Sequence[str], config: DictConfig) -> None:
             )
 
 
-def run(config: DictConfig, folder: str | Path) -> str:
+def run(config: DictConfig, folder: str | Path, name: str = "") -> str:
     """Carry out the run that `config` describes, leave its records in `folder`, and return its status.
 
+    `name` is what the log calls it; the folder by default.
     A folder that holds a part of the run is resumed from its last checkpoint; a finished one is left as it is.
     Raises InputError for bad input, before anything is written where that can be known by then, and StoppedError if a
     signal stopped the run.
@@ -104,10 +105,10 @@ def run(config: DictConfig, folder: str | Path) -> str:
         parts = build(config)
         identity.refuse_other(folder, config)
         if status := state.final_status(folder, config):
-            log.info("already %s: %s", status, folder)
+            log.info("already %s: %s", status, name or folder)
             return status
         try:
-            carry_out(parts, config, folder)
+            carry_out(parts, config, folder, name=name)
         except DivergedError:
             return "diverged"
         except StoppedError as stopped:
@@ -119,7 +120,9 @@ def run(config: DictConfig, folder: str | Path) -> str:
         return "completed"
 
 
-def carry_out(parts: Parts, config: DictConfig, folder: Path, callbacks: Sequence[pl.Callback] = ()) -> None:
+def carry_out(
+    parts: Parts, config: DictConfig, folder: Path, callbacks: Sequence[pl.Callback] = (), name: str = ""
+) -> None:
     """Train and measure as one process of the run, the first of which alone writes.
 
     `parts` are those of `config`; `callbacks` come after igb's own.
@@ -128,7 +131,7 @@ def carry_out(parts: Parts, config: DictConfig, folder: Path, callbacks: Sequenc
     with Stop() as stop, contextlib.ExitStack() as stack:
         run_state = None
         if parts.rank == 0:
-            run_state = stack.enter_context(RunState(folder, config, **provenance(user_config_folders())))
+            run_state = stack.enter_context(RunState(folder, config, name, **provenance(user_config_folders())))
         previous = run_state.previous if run_state else state.read(folder) or {}
 
         with _checks.within("data"):
@@ -139,6 +142,8 @@ def carry_out(parts: Parts, config: DictConfig, folder: Path, callbacks: Sequenc
         images = data.digest()
         if previous.get("images", images) != images:
             raise InputError(f"data: the images differ from those the run in {folder} was started with")
+        if previous.get("class_names") and "images" not in previous:
+            log.info("this run was started before igb kept a hash of its images; make sure that they are the same")
         limits = config.trainer
         schedule = Schedule.of(data.steps_per_epoch, limits.max_epochs, limits.max_steps, probe.points)
 

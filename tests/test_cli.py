@@ -99,6 +99,7 @@ def test_a_sweep_gives_each_job_a_folder(command):
     names = sorted(folder.name for folder in Path("multirun/mine").iterdir() if folder.is_dir())
     assert names == sorted(run_name([*SHORT, f"loss={loss}", "name=mine"]) for loss in ("ce", "bl", "pz"))
     assert "igb-report multirun/mine" in output
+    assert all(f"completed: loss={loss}\n" in output for loss in ("ce", "bl", "pz"))
 
 
 def test_a_sweep_or_run_without_a_name_gets_a_folder_of_its_own(command, monkeypatch):
@@ -269,6 +270,15 @@ def test_a_sweep_without_a_name_says_how_to_go_on_with_it(command):
     status, output = command(*shlex.split(line.partition(": igb ")[2]))
     assert status == 0
     assert "igb: 2 of 2 runs are already finished\n" in output
+
+
+def test_a_folder_whose_name_is_no_utf8_is_refused(command, monkeypatch):
+    Path("\udcff").mkdir()
+    monkeypatch.chdir("\udcff")
+    status, output = command(*SHORT)
+    assert status == 1
+    assert "must have a name in UTF-8" in output
+    assert not list(Path().iterdir())
 
 
 def test_two_sweeps_do_not_share_a_folder(command):

@@ -43,6 +43,11 @@ LOSS_CURVE = ("from_epoch", "name", "p_y", "loss", "gradient")
 MATRICES = ("step", "batch_norm", "probability", "prediction")  # arrays of matrices.npz
 
 
+def class_title(k: int, name: str) -> str:
+    """What a class is called where its number counts: `3 cat`, or `3` where that is its name."""
+    return name if name == str(k) else f"{k} {name}"
+
+
 def run_path(folder: Path) -> Path:
     """run.json: status, hardware, config."""
     return folder / RUN

@@ -35,14 +35,15 @@ class RunState:
     Args:
         folder: the run's folder, made if there is none. InputError if it cannot be written.
         config: the run's config.
+        name: what the log calls the run; the folder if it is empty.
         facts: other entries that are known before the run starts.
     """
 
-    def __init__(self, folder: Path, config: DictConfig, **facts: Any) -> None:
+    def __init__(self, folder: Path, config: DictConfig, name: str = "", **facts: Any) -> None:
         self.folder = make_folder(folder, exclusively=False)
         self.previous: dict[str, Any] = {}  # run.json as the process before left it; known once the folder is locked
         self.entries: dict[str, Any] = {}
-        self._config, self._facts = config, facts
+        self._config, self._name, self._facts = config, name or str(folder), facts
         self._lock = Lock(folder)
         self._started = time.perf_counter()
         self._seconds_before = 0.0
@@ -91,12 +92,12 @@ class RunState:
             last.callback(self._lock.release)
             if not self._is_begun:  # the run was not touched, and stays as it was
                 self._write(self.previous | {"reason": one_line(error or "")})
-                log.info("not resumed: %s", self.folder)
+                log.info("not resumed: %s", self._name)
                 return
             if error is not None and status != "diverged":
                 self.entries["reason"] = one_line(error)
             self._write(self._with_status(status))
-        log.info("%s: %s", status if status != "diverged" else f"diverged ({error})", self.folder)
+        log.info("%s: %s", status if status != "diverged" else f"diverged ({error})", self._name)
 
     def update(self, **entries: Any) -> None:
         """Add entries and write run.json."""
@@ -210,7 +211,10 @@ def final_status(folder: Path, config: DictConfig) -> str | None:
 def peak_memory() -> int:
     """The largest resident memory of this process so far, in bytes; in a sweep the jobs before are counted in."""
     with suppress(OSError, KeyError):  # Linux; the other source counts in the process that started this one
-        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        status = dict(
+            line.split(":", 1)
+            for line in Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
+        )
         return int(status["VmHWM"].split()[0]) * 1024
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kilobytes if sys.platform == "darwin" else kilobytes * 1024

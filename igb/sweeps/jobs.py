@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from igb._checks import InputError, one_line_exit
 from igb._files import make_folder
@@ -80,6 +80,12 @@ def swept_keys(config: DictConfig, context: HydraContext) -> set[str]:
 def label_of(overrides: Sequence[str], swept: set[str]) -> str:
     """What tells a job from the others of its sweep, such as `loss=bl, seed=1`; empty where nothing is swept."""
     return ", ".join(item for item in overrides if item.lstrip("+").partition("=")[0] in swept)
+
+
+def label_of_this(hydra: Any) -> str:
+    """The label of the job with this config of Hydra: those of its overrides that its sweep's command does not have."""
+    command = OmegaConf.load(Path(hydra.sweep.dir) / "multirun.yaml").hydra.overrides.task
+    return ", ".join(item for item in hydra.overrides.task if item not in command)
 
 
 def refuse_several_devices(configs: Sequence[DictConfig]) -> None:

@@ -1,6 +1,7 @@
 """The config group `trainer`: a Lightning trainer that leaves evaluating and recording to igb's callbacks."""
 
 import logging
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,9 @@ from pytorch_lightning.utilities.warnings import PossibleUserWarning
 
 from igb import _checks
 from igb._checks import InputError, one_line
-from igb._environment import drop_stale_variables, slurm_tasks
+from igb._environment import drop_stale_variables, number, slurm_tasks
+
+log = logging.getLogger(__name__)
 
 
 def trainer(
@@ -71,6 +74,9 @@ def _environment(devices: int) -> ClusterEnvironment:
     """Who starts the processes of a run: SLURM if `srun` made a task for each device, else this process."""
     if devices > 1 and slurm_tasks() == devices:
         return SLURMEnvironment(auto_requeue=False)  # which would write its own checkpoint within the signal handler
+    if devices > 1 and number("LOCAL_RANK") == 0:  # said once, for if the variables are stale the others never come
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        log.info("waiting at MASTER_ADDR:MASTER_PORT=%s for all WORLD_SIZE=%d processes", where, devices)
     return LightningEnvironment()
 
 

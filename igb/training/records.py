@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from igb._checks import InputError
 from igb._files import replacing, sync
-from igb.folder.schema import LOSS_CURVE, MATRICES, METRICS, QUANTITIES, TRAIN, matrices_path, table_path
+from igb.folder.schema import LOSS_CURVE, MATRICES, METRICS, QUANTITIES, TRAIN, class_title, matrices_path, table_path
 from igb.folder.state import RunState
 from igb.losses import LossSchedule, TrueClassLoss, curve_points, loss_curve
 from igb.schedule import Schedule
@@ -266,4 +266,4 @@ class Records(pl.Callback):
 
 def tag(batch_norm: str, quantity: str, k: int, class_name: str) -> str:
     """The TensorBoard tag of a quantity of class k."""
-    return f"{quantity}/{batch_norm}/{k} {class_name}"
+    return f"{quantity}/{batch_norm}/{class_title(k, class_name)}"
