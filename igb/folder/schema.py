@@ -1,6 +1,7 @@
 """The files of a run folder and of a sweep's, and their columns: each is defined here, once.
 
 A column is found by its name. New ones are appended; one that an older file lacks has the value in `OLD_FILE_DEFAULTS`.
+docs/extending.md lists what else a new column needs.
 """
 
 import math
