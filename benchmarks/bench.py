@@ -41,6 +41,7 @@ MODES = ("exact", "fast")
 TOLERANCE = {"exact": 1e-4, "fast": 5e-3}  # of mean class probabilities, against the baseline's
 EAGER_BATCHES = (250, 500)
 GEMMS = ((2048, 2048, 2048), (500, 1024, 1024), (2000, 512, 1024), (8192, 256, 256))
+BOOKKEEPING = (10, 1000)  # classes
 POINTS = 40  # of the log figure
 BOTH_SIDES = ("data", "model", "init", "seed", "init_seed", "data_seed", "optimizer.lr", "compute.threads")
 
@@ -73,10 +74,13 @@ class Times:
 
 
 class Block(pl.Callback):
-    """After every `size` steps of a run, does half as many in a bare loop, and notes the seconds of a step of both."""
+    """After every `size` steps of a run, does half as many in a bare loop, and notes the seconds of a step of both.
 
-    def __init__(self, times: Times, name: str, size: int, bare: Callable[[], Any]) -> None:
-        self.times, self.name, self.size, self.bare = times, name, size, bare
+    Those of igb are without its probes, unless `with_probes`.
+    """
+
+    def __init__(self, times: Times, name: str, size: int, bare: Callable[[], Any], with_probes: bool = False) -> None:
+        self.times, self.name, self.size, self.bare, self.with_probes = times, name, size, bare, with_probes
         self.probe_seconds = self.started = 0.0
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -87,7 +91,7 @@ class Block(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, index: int) -> None:
         """At the end of a block: note its time, less that of probes in it, and time the bare loop."""
         now = time.perf_counter()
-        probe = self.stopwatch.probes
+        probe = 0.0 if self.with_probes else self.stopwatch.probes
         if index and index % self.size == 0:
             self.times.add(f"{self.name} igb", (now - self.started - (probe - self.probe_seconds)) / self.size)
             started, steps = time.perf_counter(), max(1, self.size // 2)
@@ -134,6 +138,8 @@ def main(arguments: Sequence[str] | None) -> None:
         bench.measure_parts(options.repeats)
         bench.measure_whole(options.repeats, Path(folder))
         bench.measure_overhead(options.steps, Path(folder))
+        for classes in BOOKKEEPING:
+            bench.measure_bookkeeping(classes, options.steps, Path(folder))
         bench.measure_start(options.repeats, Path(folder))
     rows = bench.rows()
     print(table(rows))
@@ -292,11 +298,14 @@ class Bench:
                 self.run(mode, folder / f"{mode}-{turn}", clock, "trainer.max_steps=1")
                 self.times.add(f"{mode} whole", clock.seconds)
 
-    def run(self, mode: str, folder: Path, callback: pl.Callback, *overrides: str, data: Any = None) -> None:
+    def run(
+        self, mode: str, folder: Path, callback: pl.Callback, *overrides: str, data: Any = None, network: Any = None
+    ) -> None:
         """A run of igb with one more callback."""
         config = self.config(f"compute={mode}", *overrides)
         parts = experiment.build(config)
-        parts = parts._replace(data=data or self.data, make_network=lambda: copy.deepcopy(self.network))
+        network = network or self.network
+        parts = parts._replace(data=data or self.data, make_network=lambda: copy.deepcopy(network))
         experiment.carry_out(parts, config, folder, [callback])
 
     def measure_overhead(self, steps: int, folder: Path) -> None:
@@ -307,6 +316,29 @@ class Bench:
             few = f"probe.images={self.classes}"
             options = (f"trainer.max_steps={steps + 1}", "probe=log", "probe.points=11", few)
             self.run(mode, folder / f"overhead-{mode}", block, *options, data=data)
+
+    def measure_bookkeeping(self, classes: int, steps: int, folder: Path) -> None:
+        """Steps and probes of a linear network through igb, and its bare forward and backward passes, in turn.
+
+        A probe sees two images per class. What the passes do not take is bookkeeping: statistics, records, callbacks.
+        """
+        data = repeated(self.data, 2 * (steps + 1), 2 * classes)
+        data.class_names = [f"class {k}" for k in range(classes)]
+        data.train_labels, data.test_labels = (torch.arange(n) % classes for n in (2 * (steps + 1), 2 * classes))
+        data.batch_size, data._sampler = 2, EpochSampler(2 * (steps + 1), 2, 0)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(self.data.test_images[0].numel(), classes))
+        optimizer = torch.optim.SGD(network.parameters(), lr=self.lr)
+        step, batch, labels = Step(network, optimizer), data.scale(data.train_images[:2]), data.train_labels[:2]
+
+        def passes() -> None:
+            step(batch, labels, CrossEntropy())
+            in_parts(network, data.scale(data.test_images), 500)
+
+        block = Block(self.times, f"{classes} classes", max(1, steps // 10), passes, with_probes=True)
+        limit = f"trainer.max_steps={steps + 1}"
+        self.run(
+            "exact", folder / f"bookkeeping-{classes}", block, limit, "probe=every_batch", data=data, network=network
+        )
 
     def measure_start(self, repeats: int, folder: Path) -> None:
         """From the command to the first record, and the memory of a short run, in processes of their own."""
@@ -350,6 +382,11 @@ class Bench:
         }
         overhead = {mode: statistics.median(100 * (1 - bare / igb) for bare, igb in pairs[mode]) for mode in self.modes}
         rows.append(derived("framework overhead of a step, %", overhead))
+        for classes in BOOKKEEPING:
+            igb, bare = (times.median(f"{classes} classes {side}") for side in ("igb", "bare"))
+            rows.append(
+                derived(f"bookkeeping of a step and probe, {classes:,} classes, ms", {"exact": 1e3 * (igb - bare)})
+            )
         rows.append(self.row("start to first record, s", {mode: f"{mode} start" for mode in self.modes}))
         rows.append(derived("peak memory, MB", {mode: value / 1e6 for mode, value in self.memory.items()}))
         rows.append(derived("matrix product limit, GFLOP/s", {side: value / 1e9 for side, value in limit.items()}))

@@ -1,16 +1,15 @@
 """What a classifier predicts, class by class: the two C x C matrices and the means of every probe."""
 
 import contextlib
-import warnings
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-import torchmetrics
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -62,12 +61,12 @@ class ClassStatistics:
         """Acc_k, the share of the samples of class k that are predicted as k (equation 5 of arXiv 2511.20826)."""
         return self.prediction_matrix.diagonal()
 
-    @property
+    @functools.cached_property
     def mean_probability(self) -> Tensor:
         """Mean probability of class k over all samples."""
         return self._over_all(self.probability_matrix)
 
-    @property
+    @functools.cached_property
     def guess_fraction(self) -> Tensor:
         """G_k, the share of all samples that are predicted as class k."""
         return self._over_all(self.prediction_matrix)
@@ -91,20 +90,20 @@ class ClassStatistics:
 
     def _over_all(self, matrix: Tensor) -> Tensor:
         present = self.count > 0  # the row of an absent class is NaN
-        return self.count[present] @ matrix[present] / self.count.sum()
+        count, rows = (self.count, matrix) if present.all() else (self.count[present], matrix[present])
+        return count @ rows / self.count.sum()
 
 
-class ClassSums(torchmetrics.Metric):
-    """The float64 sums behind ClassStatistics; they add up over chunks and, if asked, over processes."""
+class ClassSums:
+    """The float64 sums behind ClassStatistics; they add up over chunks and over processes.
 
-    full_state_update = False
-    NAMES = tuple(field.name for field in fields(ClassStatistics))
+    They are one tensor `total` [C, V + 2C] on the device: the V vectors, then the two matrices.
+    """
 
-    def __init__(self, num_classes: int, distributed: bool = False) -> None:
-        super().__init__(sync_on_compute=distributed)
-        for name in self.NAMES:
-            shape = (num_classes, num_classes) if name.endswith("_matrix") else (num_classes,)
-            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+    VECTORS = ("count", "loss", "gradient_norm", "active_fraction", "tied_fraction")
+
+    def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
+        self.total = torch.zeros(num_classes, len(self.VECTORS) + 2 * num_classes, dtype=torch.float64, device=device)
 
     def update(self, logits: Tensor, labels: Tensor, loss: nn.Module) -> None:
         """Add samples: logits [N, C] and labels [N]; `loss` is called with `reduction="none"`.
@@ -124,21 +123,16 @@ class ClassSums(torchmetrics.Metric):
         prediction = largest / ties + 0 * probability
         tied = (ties[:, 0] > 1) + 0 * probability.sum(dim=1)
         active = (gradient != 0).any(dim=1) + 0 * norm
-        values = {
-            "count": torch.ones_like(norm),
-            "probability_matrix": probability,
-            "prediction_matrix": prediction,
-            "loss": losses.detach().double(),
-            "gradient_norm": norm,
-            "active_fraction": active,
-            "tied_fraction": tied,
-        }
-        for name, value in values.items():
-            getattr(self, name).index_add_(0, labels, value)
+        vectors = torch.stack((torch.ones_like(norm), losses.detach().double(), norm, active, tied), dim=1)
+        self.total.index_add_(0, labels, torch.cat((vectors, probability, prediction), dim=1))
 
-    def compute(self) -> dict[str, Tensor]:
-        """The sums over everything added so far."""
-        return {name: getattr(self, name) for name in self.NAMES}
+    def compute(self) -> ClassStatistics:
+        """The means over everything added so far."""
+        total, classes = self.total.cpu(), len(self.total)
+        vectors, probability, prediction = total.split((len(self.VECTORS), classes, classes), dim=1)
+        count = vectors[:, 0].clone()
+        means = {name: vectors[:, 1 + i] / count for i, name in enumerate(self.VECTORS[1:])}
+        return ClassStatistics(count, probability / count[:, None], prediction / count[:, None], **means)
 
 
 def measure(
@@ -208,7 +202,7 @@ def measure(
             if device.type == "mps":  # which has no float64
                 logits = logits.cpu()
             if sums is None:
-                sums = ClassSums(logits.shape[1], distributed).to(logits.device)
+                sums = ClassSums(logits.shape[1], logits.device)
                 if labels is not None:
                     _check_range(labels, logits.shape[1])
             if labels is None:
@@ -221,12 +215,9 @@ def measure(
                 )
     if sums is None:
         raise InputError("the DataLoader yielded no batches")
-    with warnings.catch_warnings():  # a process that no chunk was left for has nothing to add
-        warnings.filterwarnings("ignore", message="The ``compute`` method", category=UserWarning)
-        totals = {name: total.cpu() for name, total in sums.compute().items()}
-    count = totals.pop("count")
-    means = {name: total / (count if total.ndim == 1 else count[:, None]) for name, total in totals.items()}
-    return ClassStatistics(count, **means)
+    if distributed:
+        dist.all_reduce(sums.total)
+    return sums.compute()
 
 
 def _logits(output: Any, count: int) -> Tensor:

@@ -2,9 +2,8 @@
 
 import csv
 import itertools
-import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -13,22 +12,23 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch.utils.tensorboard.summary import custom_scalars, text
 
-from igb._checks import InputError
-from igb._files import replacing, sync
+from igb._files import replacing
 from igb.folder.schema import LOSS_CURVE, MATRICES, METRICS, QUANTITIES, TRAIN, class_title, matrices_path, table_path
 from igb.folder.state import RunState
 from igb.losses import LossSchedule, TrueClassLoss, curve_points, loss_curve
 from igb.schedule import Schedule
 from igb.training.classifier import Classifier
+from igb.training.events import EventFile
 from igb.training.probe import Probe, ProbeResult
 from igb.training.step_losses import StepLoss
 from igb.training.stopwatch import Stopwatch
+from igb.training.tables import Table, cells
 
 # The order of TensorBoard's charts, those that answer first in front.
 CHARTS = ("probability", "accuracy", "guess_fraction", "gradient_norm", "mean_probability", "loss", "active_fraction")
-_QUOTE = '"'
 FORMER_EVENTS = b"^dominance/"  # of the charts, with which our event files began before they had a suffix
 SUFFIX = ".igb"  # of the event file, by which it is known as ours; in schema 1 it had none
 NO_RECORDS = {"metrics": 0, "train": 0, "probes": 0, "seconds": 0.0}  # what a run that begins has of its records
@@ -64,14 +64,15 @@ class Records(pl.Callback):
         self.schedule, self.stopwatch, self._kept = schedule, stopwatch, kept
         self._loss_schedule, self._modes = loss_schedule, list(dict.fromkeys(view.batch_norm for view in probe.views))
         self._checkpoint_seconds = float(state.previous.get("checkpoint_seconds", 0.0)) if kept["metrics"] else 0.0
-        self._files: list[Any] = []  # what is flushed after each record and closed at the end
+        self._open_files = ExitStack()
+        self._drawn: dict[str, Summary] = {}  # of each batch-norm mode, of which only the values change
         self._matrices: list[tuple[int, str, np.ndarray, np.ndarray]] = []  # one for each probe and view
 
     def __enter__(self) -> "Records":
         try:
             self._open()
         except BaseException:
-            self._close()
+            self._open_files.close()
             raise
         return self
 
@@ -79,27 +80,27 @@ class Records(pl.Callback):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         with ExitStack() as last:  # the files are closed whatever fails before
-            last.callback(self._close)
+            last.callback(self._open_files.close)
             self._keep_checkpoint_seconds()
             if self._matrices:
                 self.write_matrices()
 
     def _open(self) -> None:
         self._write_loss_curve()
-        self._columns, self._metrics = self._table("metrics", list(METRICS))
-        _, self._train = self._table("train", TRAIN)
+        self._metrics = self._table("metrics", list(METRICS))
+        self._train = self._table("train", TRAIN)
         self._delete_events()
-        self._tensorboard = SummaryWriter(str(self.folder), filename_suffix=SUFFIX)
-        self._files.append(self._tensorboard)
-        self._tensorboard.add_custom_scalars(self._charts())
-        self._tensorboard.add_text("config", f"```yaml\n{OmegaConf.to_yaml(self.config)}```")
+        self._events = EventFile(self.folder, SUFFIX)
+        self._open_files.callback(self._events.close)
+        self._events.write(custom_scalars(self._charts()))
+        self._events.write(text("config", f"```yaml\n{OmegaConf.to_yaml(self.config)}```"))
         if self._kept["metrics"]:
             self._read_back()
 
-    def _close(self) -> None:
-        with ExitStack() as each:  # close every file, also if closing one fails
-            for file in self._files:
-                each.callback(file.close)
+    def _table(self, name: str, columns: Sequence[str]) -> Table:
+        table = Table(table_path(self.folder, name), columns, self._kept[name])
+        self._open_files.callback(table.close)
+        return table
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write to run.json on which hardware and how the run computes."""
@@ -119,10 +120,10 @@ class Records(pl.Callback):
 
     def record_steps(self, steps: Sequence[StepLoss]) -> None:
         """Write the losses of some steps."""
-        for step, loss, rate, speed in steps:
-            self._train.writerow((step, self.schedule.epoch(step), loss, rate, round(speed, 1)))
+        rows = [(step, self.schedule.epoch(step), loss, rate, round(speed, 1)) for step, loss, rate, speed in steps]
+        self._train.write(map(cells, rows))
+        for step, loss, *_ in steps:
             self._draw_loss(step, loss)
-        self._flush()
 
     def record(self, results: Sequence[ProbeResult]) -> None:
         """Write the results of a probe."""
@@ -139,29 +140,16 @@ class Records(pl.Callback):
                 "count": stats.count.long().tolist(),
             }
             columns |= {name: getattr(stats, name).tolist() for name in METRICS if name not in columns}
-            self._write_rows(zip(*(columns[name] for name in self._columns), strict=True))
+            self._metrics.write(zip(*(cells(columns[name]) for name in self._metrics.columns), strict=True))
             self._draw_probe(columns)
             matrices = stats.probability_matrix.numpy(), stats.prediction_matrix.numpy()
             self._matrices.append((step, view.batch_norm, *matrices))
-        self._flush()
         if len(self._matrices) == len(results):  # the first of all, to look at while the others come
             self.write_matrices()
 
-    def _write_rows(self, rows: Iterable[Sequence[Any]]) -> None:
-        if not any("\r" in name for name in self.class_names):
-            self._metrics.writerows(rows)
-            return
-        for row in rows:  # csv quotes a lone carriage return from Python 3.13 on
-            cells = (f'"{cell.replace(_QUOTE, 2 * _QUOTE)}"' if isinstance(cell, str) else str(cell) for cell in row)
-            self._files[0].write(",".join(cells) + "\n")
-
     def records_state(self) -> dict[str, Any]:
         """How much is recorded so far, for a checkpoint."""
-        self._flush()
-        tables = {name: table_path(self.folder, name) for name in ("metrics", "train")}
-        for table in tables.values():
-            sync(table)
-        sizes = {name: table.stat().st_size for name, table in tables.items()}
+        sizes = {"metrics": self._metrics.sync(), "train": self._train.sync()}
         return {**sizes, "probes": len(self._matrices), "seconds": self.run_state.seconds}
 
     def write_matrices(self) -> None:
@@ -177,55 +165,33 @@ class Records(pl.Callback):
         self.run_state.set_without_writing(checkpoint_seconds=round(seconds, 3))
 
     def _draw_probe(self, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Add a probe in one view to TensorBoard."""
+        """Add a probe in one view to TensorBoard: one event with all its scalars."""
         step, mode = int(columns["step"][0]), columns["batch_norm"][0]
-        for k, name in enumerate(self.class_names):
-            for quantity in QUANTITIES:
-                self._tensorboard.add_scalar(tag(mode, quantity, k, name), float(columns[quantity][k]), step)
-        dominance = max(map(float, columns["guess_fraction"]))
-        self._tensorboard.add_scalar(f"dominance/{mode}", dominance, step)
+        if mode not in self._drawn:
+            tags = [tag(mode, name, k, title) for name in QUANTITIES for k, title in enumerate(self.class_names)]
+            tags.append(f"dominance/{mode}")
+            self._drawn[mode] = Summary(value=[Summary.Value(tag=name) for name in tags])
+        values = [value for name in QUANTITIES for value in map(float, columns[name])]
+        values.append(max(map(float, columns["guess_fraction"])))
+        for drawn, value in zip(self._drawn[mode].value, values, strict=True):
+            drawn.simple_value = value
+        self._events.write(self._drawn[mode], step)
 
     def _draw_loss(self, step: int, loss: float) -> None:
-        self._tensorboard.add_scalar("train/loss", loss, step)
+        self._events.write(Summary(value=[Summary.Value(tag="train/loss", simple_value=loss)]), step)
 
     def _read_back(self) -> None:
         """Read what is kept of tables and matrices, and draw it again for TensorBoard."""
-        with open(table_path(self.folder, "metrics"), newline="", encoding="utf-8") as file:
+        with open(self._metrics.path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             while rows := list(itertools.islice(reader, len(self.class_names))):
-                self._draw_probe({name: [row[name] for row in rows] for name in self._columns})
-        with open(table_path(self.folder, "train"), newline="", encoding="utf-8") as file:
+                self._draw_probe({name: [row[name] for row in rows] for name in self._metrics.columns})
+        with open(self._train.path, newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 self._draw_loss(int(row["step"]), float(row["loss"]))
         with np.load(matrices_path(self.folder)) as arrays:
             columns = [arrays[name][: self._kept["probes"]] for name in MATRICES]
         self._matrices = [(int(step), str(mode), *pair) for step, mode, *pair in zip(*columns, strict=True)]
-        self._flush()
-
-    def _flush(self) -> None:
-        for file in self._files:
-            file.flush()
-
-    def _table(self, name: str, header: Sequence[str]) -> tuple[Sequence[str], Any]:
-        """A CSV file to be added to, with what is kept of it, and its columns; an older file keeps its own."""
-        path, kept = table_path(self.folder, name), self._kept[name]
-        if kept and (not path.exists() or path.stat().st_size < kept):
-            raise InputError(
-                f"{path} is shorter than when its checkpoint was written; remove {self.folder} to start from scratch"
-            )
-        mode = "r+" if kept else "w"
-        file = open(path, mode, newline="", encoding="utf-8", buffering=1 << 20)  # noqa: SIM115  (flushed per probe, closed at exit)
-        self._files.append(file)
-        if kept:
-            header = next(csv.reader(file))
-        file.seek(0)
-        file.truncate(kept)
-        file.seek(0, os.SEEK_END)
-        writer = csv.writer(file, lineterminator="\n")
-        if not kept:
-            writer.writerow(header)
-            file.flush()
-        return header, writer
 
     def _charts(self) -> dict[str, dict[str, list[Any]]]:
         """One chart of all runs' dominance, and one per quantity with all classes; tags are regular expressions."""
@@ -242,16 +208,14 @@ class Records(pl.Callback):
         }
 
     def _write_loss_curve(self) -> None:
-        with open(table_path(self.folder, "loss_curve"), "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(LOSS_CURVE)
-            for epoch, loss in self._loss_schedule.phases():
-                if not isinstance(loss, TrueClassLoss):  # no function of p_y alone
-                    continue
-                probabilities = curve_points(loss)
-                values, gradients = loss_curve(loss, probabilities)
-                for row in zip(probabilities.tolist(), values.tolist(), gradients.tolist(), strict=True):
-                    writer.writerow((epoch, str(loss), *row))
+        table = Table(table_path(self.folder, "loss_curve"), LOSS_CURVE)
+        for epoch, loss in self._loss_schedule.phases():
+            if not isinstance(loss, TrueClassLoss):  # no function of p_y alone
+                continue
+            probabilities = curve_points(loss)
+            columns = [column.tolist() for column in (probabilities, *loss_curve(loss, probabilities))]
+            table.write(cells((epoch, str(loss), *row)) for row in zip(*columns, strict=True))
+        table.close()
 
     def _delete_events(self) -> None:
         """Delete our event files, which are drawn again; those of other programs stay."""
