@@ -266,7 +266,7 @@ def test_tensorboard_draws_ten_lines_a_chart(browser, board):
     assert titles == ["dominance", "probability", "accuracy", "guess_fraction", "gradient_norm"]
     points = page.evaluate(
         "async () => (await (await fetch('data/plugin/custom_scalars/scalars?run=loss%3Dce%2Coptimizer.lr%3D0.001%2C"
-        "seed%3D0&tag=%5Eprobability%2Frunning%2F3%203%24')).json()).tag_to_events['probability/running/3 3'].length"
+        "seed%3D0&tag=%5Eprobability%2Frunning%2F3%24')).json()).tag_to_events['probability/running/3'].length"
     )
     assert points == 47  # every batch of epoch one, and epoch two
     shown.context.close()
