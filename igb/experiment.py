@@ -6,7 +6,7 @@ import functools
 import logging
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,6 +105,8 @@ def run(config: DictConfig, folder: str | Path, name: str = "") -> str:
         parts = build(config)
         identity.refuse_other(folder, config)
         if status := state.final_status(folder, config):
+            if identity.is_known_by_images(folder, config):
+                refuse_other_data(folder, state.read(folder) or {}, data_entries(config))
             log.info("already %s: %s", status, name or folder)
             return status
         try:
@@ -139,9 +141,8 @@ def carry_out(
             data.shard(parts.rank, config.trainer.devices, parts.smallest_shard)
         with _checks.within("probe"):
             order = probe.order(data.test_labels)
-        images = data.digest()
-        if previous.get("images", images) != images:
-            raise InputError(f"data: the images differ from those the run in {folder} was started with")
+        entries = data.entries()
+        refuse_other_data(folder, previous, entries)
         if previous.get("class_names") and "images" not in previous:
             log.info("this run was started before igb kept a hash of its images; make sure that they are the same")
         limits = config.trainer
@@ -152,12 +153,7 @@ def carry_out(
         records = None
         if run_state:
             run_state.resume(last.step, last.records["seconds"]) if last else run_state.start_anew()
-            run_state.update(
-                class_names=list(data.class_names),
-                steps_per_epoch=schedule.steps_per_epoch,
-                total_steps=schedule.total_steps,
-                images=images,
-            )
+            run_state.update(**entries, steps_per_epoch=schedule.steps_per_epoch, total_steps=schedule.total_steps)
             kept = last.records if last else NO_RECORDS
             records = stack.enter_context(
                 Records(run_state, config, data.class_names, loss_schedule, probe, schedule, stopwatch, kept)
@@ -190,6 +186,21 @@ def carry_out(
         classifier = Classifier(parts.make_network(), loss_schedule, parts.make_optimizer, compute)
         with stop.deferred():
             trainer.fit(classifier, datamodule=data, ckpt_path=last and last.path, weights_only=True)
+
+
+def data_entries(config: DictConfig) -> dict[str, Any]:
+    """The entries of run.json that tell a config's data from others; it loads them."""
+    data = build(config, on_this_machine=False).data
+    with _checks.within("data"):
+        data.setup()
+    return data.entries()
+
+
+def refuse_other_data(folder: Path, previous: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Raise InputError unless the entries of a run's data are those with which the run in a folder was started."""
+    if not identity.is_on_same_data(previous, data):
+        what = "images" if not identity.is_on_same_data(previous, {"images": data["images"]}) else "class names"
+        raise InputError(f"data: the {what} differ from those the run in {folder} was started with")
 
 
 def process_seed(seed: int, rank: int) -> int:

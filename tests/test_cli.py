@@ -363,9 +363,9 @@ def test_a_run_whose_overrides_were_not_written_to_the_end_has_the_name_of_its_o
     file.parent.mkdir(parents=True)
     job = [["seed=1", "trainer.max_steps=2"]]
     file.write_text("- seed=1\n- trainer.max_steps=1\n")
-    assert run_names(job, tmp_path) == ["seed=1,trainer.max_steps=1"]
+    assert run_names(job, tmp_path, lambda *_: True) == ["seed=1,trainer.max_steps=1"]
     file.write_text(text)
-    assert run_names(job, tmp_path) == ["seed=1,trainer.max_steps=2"]
+    assert run_names(job, tmp_path, lambda *_: True) == ["seed=1,trainer.max_steps=2"]
 
 
 def test_names_are_safe_short_and_the_same_for_the_same_overrides():

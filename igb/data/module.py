@@ -96,6 +96,10 @@ class ImageData(pl.LightningDataModule):
             found.update(np.ascontiguousarray(array).data)
         return found.hexdigest()
 
+    def entries(self) -> dict[str, str | list[str]]:
+        """What run.json says of the images: their hash, and the names of their classes."""
+        return {"images": self.digest(), "class_names": list(self.class_names)}
+
     def shard(self, rank: int, world_size: int, at_least: int) -> None:
         """Serve one process's shard of every batch from now on; InputError if a shard has fewer than `at_least`."""
         smallest = min(map(len, self._sampler))

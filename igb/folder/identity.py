@@ -76,6 +76,25 @@ def refuse_other(folder: Path, config: Any) -> None:
             )
 
 
+def is_on_same_data(entries: Mapping[str, Any], data: Mapping[str, Any]) -> bool:
+    """Whether the run with these entries of run.json is on data with the same entries, as `ImageData.entries` has them.
+
+    A run that had not loaded its data, or had no hash of its images in schema 1, contradicts none.
+    """
+    return all(entries.get(name, value) == value for name, value in data.items())
+
+
+def is_known_by_images(folder: Path, config: Any) -> bool:
+    """Whether a folder has a run with another `data.root` than `config`, so that its images tell if it is the same run.
+
+    Where the root is the same no image is looked at until a run resumes.
+    """
+    entries = state.read(folder)
+    return entries is not None and _values(entries.get("config") or {}).get("data.root") != flat(config).get(
+        "data.root"
+    )
+
+
 def identifying_overrides(overrides: Iterable[str]) -> frozenset[str]:
     """The overrides of a command line that make a run what it is, seeds among them."""
     free = tuple(f"{key}=" for key in (*keys_with_role(MAY_DIFFER), *keys_with_role(MAY_GROW)))

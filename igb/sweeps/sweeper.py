@@ -10,7 +10,7 @@ import shlex
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from igb import _checks
 from igb._checks import InputError, one_line, one_line_exit
 from igb._files import make_folder
+from igb._imports import quick_imports
 from igb._paths import is_given, quoted
-from igb.folder import schema, state
-from igb.folder.identity import identifying_overrides
+from igb.folder import identity, schema, state
 from igb.folder.lock import Lock
 from igb.folder.schema import log_path
 from igb.sweeps.jobs import check_jobs, label_of, refuse_several_devices, swept_keys
@@ -72,7 +72,10 @@ class IgbSweeper(Sweeper):
         named = not is_given(self._config.hydra, "hydra.sweep.subdir")
         (given,) = BasicSweeper.split_arguments(overrides, None)
         sweep, new = self._folder()
-        names = run_names(given, sweep) if named else [self._subdir(job, k) for k, job in enumerate(given)]
+        self._data: dict[str, dict[str, Any]] = {}  # entries of run.json, by the config of the data
+        with one_line_exit():
+            names = run_names(given, sweep, self._is_on_same_data) if named else []
+        names = names or [self._subdir(job, k) for k, job in enumerate(given)]
         jobs = [[*job, f"hydra.sweep.subdir={quoted(name)}"] for job, name in zip(given, names, strict=True)]
         configs = [loader.load_sweep_config(self._config, job) for job in jobs]
         runs_here = getattr(self._launcher, "runs_here", True)  # Hydra's own launchers do not say
@@ -111,6 +114,20 @@ class IgbSweeper(Sweeper):
                 returns += self._launcher.launch(left[start : start + size], initial_job_idx=start)
         lock.release()
         return self._sum_up(sweep, dict(zip(names, configs, strict=True)), {_name(job): job for job in returns})
+
+    def _is_on_same_data(self, folder: Path, job: Sequence[str]) -> bool:
+        """Whether the run in a folder is on a job's data; they are loaded only if the run's `data.root` was another."""
+        config = self._context.config_loader.load_sweep_config(self._config, list(job))
+        if not identity.is_known_by_images(folder, config):
+            return True
+        with quick_imports():
+            from igb import experiment
+
+        key = OmegaConf.to_yaml(config.data, resolve=False)
+        if key not in self._data:
+            self._data[key] = experiment.data_entries(config)
+        entries = state.read(folder) or {}
+        return "images" in entries and identity.is_on_same_data(entries, self._data[key])
 
     def _subdir(self, job: Sequence[str], number: int) -> str:
         """The folder of a job by the user's own `hydra.sweep.subdir`."""
@@ -172,23 +189,26 @@ def run_name(overrides: Sequence[str]) -> str:
     return safe[: LONGEST_NAME - len(ending)] + ending
 
 
-def run_names(jobs: Sequence[Sequence[str]], sweep: Path) -> list[str]:
+def run_names(
+    jobs: Sequence[Sequence[str]], sweep: Path, is_on_same_data: Callable[[Path, Sequence[str]], bool]
+) -> list[str]:
     """The folder name of each job of a sweep: its `run_name`, or that of the run in the sweep that it resumes.
 
-    It resumes a run whose overrides differ only in keys that may differ or grow.
+    It resumes a run whose overrides differ only in keys that may differ or grow, if that is on the same data.
     """
     existing: dict[frozenset[str], list[str]] = {}
     for file in sweep.glob("*/.hydra/overrides.yaml"):
         with contextlib.suppress(yaml.YAMLError, UnicodeDecodeError):  # of a file that was not written to its end
             overrides = yaml.safe_load(file.read_text(encoding="utf-8"))
             if isinstance(overrides, list) and all(isinstance(item, str) for item in overrides):
-                existing.setdefault(identifying_overrides(overrides), []).append(file.parent.parent.name)
-    wanted = [identifying_overrides(job) for job in jobs]
+                existing.setdefault(identity.identifying_overrides(overrides), []).append(file.parent.parent.name)
+    wanted = [identity.identifying_overrides(job) for job in jobs]
     names = []
     for job, its in zip(jobs, wanted, strict=True):
         name, others = run_name(job), existing.get(its, [])
         alone = len(others) == 1 and wanted.count(its) == 1  # else runs differ by their limits alone
-        names.append(others[0] if alone else name)
+        resumes = alone and (others[0] == name or is_on_same_data(sweep / others[0], job))
+        names.append(others[0] if resumes else name)
     return names
 
 

@@ -17,7 +17,7 @@ from igb.folder import identity, state
 from igb.folder.identity import OLD_CONFIG_DEFAULTS, ROLES, current_target, flat, keys_with_role
 from igb.report.runs import find_runs, read_metrics
 from igb.report.settings import settings, swept
-from tests.conftest import tiny_config, tiny_run
+from tests.conftest import TINY, tiny_config, tiny_run
 from tests.helpers.runs import made_run
 
 SCHEMA_1 = Path(__file__).parent / "schema_1"  # a sweep's folder as the version before schema 2 left it
@@ -175,6 +175,53 @@ def test_a_run_resumes_on_the_same_images_alone_wherever_they_lie(tmp_path):
     (tmp_path / "run" / ".lock").touch()
     assert tiny_run(folder, *options, f"data.root={copied}", "trainer.max_steps=4")
     assert "reason" not in state.read(folder)
+
+
+def test_a_finished_run_is_that_of_its_own_images_alone(tmp_path):
+    options = ["data=image_folder", "data.batch_size=4", "trainer.max_epochs=1", "probe=log"]
+    first, copied = images(tmp_path / "first"), images(tmp_path / "copied")
+    others = images(tmp_path / "others", shade=1)
+    folder = tiny_run(tmp_path / "run", *options, f"data.root={first}")
+    before, entries = content(folder), state.read(folder)
+    tiny_run(folder, *options, f"data.root={copied}")
+    with pytest.raises(InputError, match="data: the images differ from those the run in"):
+        tiny_run(folder, *options, f"data.root={others}")
+    assert (content(folder), state.read(folder)) == (before, entries)
+
+
+def test_a_sweep_on_other_images_has_runs_of_its_own(tmp_path, command):
+    options = ["data=image_folder", "data.batch_size=4", "trainer.max_epochs=1", "probe=log", "name=sw", "seed=0,1"]
+    for name, shade in (("first", 0), ("copied", 0), ("others", 1)):
+        images(tmp_path / name, shade)
+
+    def sweep(root):
+        status, output = command("--multirun", *TINY[1:], *options, f"data.root={tmp_path / root}")
+        assert status == 0, output
+        folders = {file.parent.name for file in (tmp_path / "multirun" / "sw").glob("*/run.json")}
+        return folders, "2 of 2 runs are already finished" in output
+
+    first, finished = sweep("first")
+    assert (len(first), finished) == (2, False)
+    assert sweep("copied") == (first, True)
+    every, finished = sweep("others")
+    assert (len(every), finished) == (4, False)
+    hashes = {name: state.read(tmp_path / "multirun" / "sw" / name)["images"] for name in every}
+    assert len({hashes[name] for name in first}) == 1
+    assert len({hashes[name] for name in every - first}) == 1
+    assert len(set(hashes.values())) == 2
+    assert sweep("others") == (every, True)
+
+
+def test_a_run_does_not_resume_on_classes_of_other_names(tmp_path):
+    options = ["data=image_folder", "data.batch_size=4", "trainer.max_epochs=9", "probe=log"]
+    first, renamed = images(tmp_path / "first"), images(tmp_path / "renamed")
+    for split in ("train", "test"):
+        (renamed / split / "bee").rename(renamed / split / "wasp")
+    folder = tiny_run(tmp_path / "run", *options, f"data.root={first}", "trainer.max_steps=1")
+    before = content(folder)
+    with pytest.raises(InputError, match="data: the class names differ from those the run in"):
+        tiny_run(folder, *options, f"data.root={renamed}", "trainer.max_steps=2")
+    assert content(folder) == before
 
 
 def content(folder):
