@@ -9,6 +9,8 @@ import torch
 
 from igb._environment import GROUP, RANKS
 
+HAS_NEWER_NAMES = hasattr(torch.backends, "fp32_precision")  # beside `allow_tf32`, from torch 2.9 on
+
 
 @contextmanager
 def restored_settings() -> Iterator[None]:
@@ -52,26 +54,25 @@ def without_tf32() -> Iterator[None]:
 
 def _turn_off_tf32_of_products(restored: ExitStack) -> None:
     """Set only what is not off, by the name by which it was set: torch raises once both names have been used."""
-    backends: Any = torch.backends
-    matmul = backends.cuda.matmul
-    if matmul.fp32_precision in ("none", "ieee") and backends.fp32_precision in ("none", "ieee"):
+    matmul: Any = torch.backends.cuda.matmul
+    if HAS_NEWER_NAMES and matmul.fp32_precision in ("none", "ieee"):  # also by what it inherits
         return
     try:
         before = torch.get_float32_matmul_precision()
     except RuntimeError:
         before = "highest"
-    if before == "highest":  # set by the newer name
-        _change(restored, matmul, "fp32_precision", "ieee")
-    else:
+    if before != "highest":
         torch.set_float32_matmul_precision("highest")
         restored.callback(torch.set_float32_matmul_precision, before)
+    elif HAS_NEWER_NAMES:  # by one of which it was set
+        _change(restored, matmul, "fp32_precision", "ieee")
 
 
 def _turn_off_tf32_of_cudnn(restored: ExitStack) -> None:
     backends: Any = torch.backends
     cudnn = backends.cudnn
     try:
-        if backends.fp32_precision == "none":  # else the older name would have no effect
+        if not HAS_NEWER_NAMES or backends.fp32_precision == "none":  # else the older name would have no effect
             _change(restored, cudnn, "allow_tf32", False)
             return
     except RuntimeError:  # the process has set `fp32_precision`, beside which torch refuses the older name

@@ -196,9 +196,8 @@ def measure(
     with torch.inference_mode(False), torch.no_grad(), without_tf32(), _undisturbed(module, device, batch_norm):
         for batch, batch_labels, counted in chunks:
             batch = _outside_inference_mode(batch.to(device))
-            logits = _logits(
-                _called(network, transform(batch), None) if transform else _called(network, batch, dtype), len(batch)
-            )
+            given, own = (transform(batch), None) if transform else (batch, dtype)
+            logits = _logits(_called(network, given, own), len(batch))
             if device.type == "mps":  # which has no float64
                 logits = logits.cpu()
             if sums is None:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import igb
+from igb import _settings
 from igb._checks import InputError
 from igb.losses import CrossEntropy, PiecewiseZeroLoss
 from igb.statistics import ClassSums, measure
@@ -311,6 +312,19 @@ assert torch.backends.cuda.matmul.fp32_precision == before
 assert torch.backends.cudnn.allow_tf32
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_tf32_is_off_where_torch_has_the_older_names_alone(precision, monkeypatch):
+    """As before torch 2.9."""
+    monkeypatch.setattr(_settings, "HAS_NEWER_NAMES", False)
+    set_to = []
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: precision)
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", set_to.append)
+    with _settings.without_tf32():
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.allow_tf32
+    assert set_to == ([] if precision == "highest" else ["highest", precision])
 
 
 @pytest.mark.slow
