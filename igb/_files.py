@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,10 +23,8 @@ def make_folder(folder: Path, *, exclusively: bool) -> Path:
     for number in itertools.count(2):
         try:
             folder.mkdir(parents=True, exist_ok=not exclusively)
-            try:
-                (folder / ".writable").write_bytes(bytes(NEEDED))
-            finally:
-                (folder / ".writable").unlink(missing_ok=True)
+            with tempfile.TemporaryFile(dir=folder) as file:  # without a name that the folder may have already
+                file.write(bytes(NEEDED))
             break
         except OSError as error:
             taken = isinstance(error, FileExistsError) and folder.is_dir()

@@ -163,7 +163,7 @@ def test_a_new_folder_that_cannot_be_written_is_refused_not_tried_for_ever(tmp_p
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
     with pytest.raises(InputError, match=r"run cannot be written .No space left on device"):
         make_folder(tmp_path / "run", exclusively=True)
     assert [folder.name for folder in tmp_path.iterdir()] == ["run"]

@@ -23,6 +23,11 @@ from igb.folder.schema import FINAL, PLAN, SCHEMA, STATUSES, checkpoint_path, co
 # Files of a run that a run which starts there would overwrite; igb.log is added to.
 OVERWRITTEN = ("metrics.csv", "train.csv", "loss_curve.csv", "matrices.npz", "checkpoints/*", "events.out.tfevents.*")
 
+# Entries of run.json that a resume goes by alone; the report checks those that it reads.
+TYPES: dict[str, type | tuple[type, ...]] = {
+    "images": str, "threads": int, "resumed": list, "checkpoint_seconds": (int, float),
+}  # fmt: skip
+
 log = logging.getLogger(__name__)
 
 
@@ -152,9 +157,15 @@ def read(folder: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({one_line(error)}); remove {folder} to start from scratch") from error
+        raise InputError(
+            f"{path} is damaged or was written by another program ({one_line(error)}); "
+            f"remove {folder} if it is a run of igb, or choose another folder"
+        ) from error
     if not isinstance(entries, dict) or not isinstance(entries.get("status"), str) or entries["status"] not in STATUSES:
         raise InputError(f"{path} has no status of an igb run; it is damaged or was written by another program")
+    for name, kind in TYPES.items():
+        if name in entries and not isinstance(entries[name], kind):
+            raise InputError(f"{path} is damaged: {name}={entries[name]!r}")
     return entries
 
 

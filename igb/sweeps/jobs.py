@@ -49,7 +49,7 @@ class ProcessLauncher(Launcher):
     def jobs(self, job_overrides: Sequence[Sequence[str]]) -> list[Job]:
         """Make the jobs of a sweep and their folders."""
         loader = self.hydra_context.config_loader
-        swept = swept_keys(self.config, self.hydra_context)
+        swept = swept_keys(self.config)
         found = []
         for overrides in job_overrides:
             config = loader.load_sweep_config(self.config, list(overrides))
@@ -69,11 +69,12 @@ class ProcessLauncher(Launcher):
         return found
 
 
-def swept_keys(config: DictConfig, context: HydraContext) -> set[str]:
+def swept_keys(config: DictConfig) -> set[str]:
     """The keys and groups that the config of a sweep gives several values."""
-    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    parser = OverridesParser.create(config_loader=context.config_loader)
-    given = parser.parse_overrides([*params, *config.hydra.overrides.task])
+    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    task = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)
+    assert isinstance(task, list)
+    given = OverridesParser.create().parse_overrides([*params, *task])
     return {override.key_or_group for override in given if override.is_sweep_override()}
 
 
@@ -83,9 +84,13 @@ def label_of(overrides: Sequence[str], swept: set[str]) -> str:
 
 
 def label_of_this(hydra: Any) -> str:
-    """The label of the job with this config of Hydra: those of its overrides that its sweep's command does not have."""
-    command = OmegaConf.load(Path(hydra.sweep.dir) / "multirun.yaml").hydra.overrides.task
-    return ", ".join(item for item in hydra.overrides.task if item not in command)
+    """The label of the job with this config of Hydra; empty if a sweeper other than igb's left no multirun.yaml."""
+    file = Path(hydra.sweep.dir) / "multirun.yaml"
+    if not file.exists():
+        return ""
+    sweep = OmegaConf.load(file)
+    assert isinstance(sweep, DictConfig)
+    return label_of(hydra.overrides.task, swept_keys(sweep))
 
 
 def refuse_several_devices(configs: Sequence[DictConfig]) -> None:

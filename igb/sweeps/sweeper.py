@@ -138,7 +138,7 @@ class IgbSweeper(Sweeper):
 
     def _sum_up(self, sweep: Path, runs: dict[str, DictConfig], returns: dict[str, JobReturn]) -> dict[str, JobReturn]:
         """Report how the runs ended, as run.json says; exit non-zero if one failed."""
-        swept = swept_keys(self._config, self._context)
+        swept = swept_keys(self._config)
         failed = []
         ended: Counter[str] = Counter()
         for name, config in runs.items():

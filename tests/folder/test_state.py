@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from igb import _slurm
 from igb._checks import InputError
+from igb._files import make_folder
 from igb.folder import identity, lock, state
 from tests.conftest import TINY, tiny_config, tiny_run
 
@@ -63,8 +64,28 @@ def test_only_what_is_final_is_finished(tmp_path):
 
 def test_a_damaged_run_json_is_named(tmp_path):
     (tmp_path / "run.json").write_text('{"status": ')
-    with pytest.raises(InputError, match=r"run.json is damaged .*; remove .* to start from scratch"):
+    with pytest.raises(
+        InputError, match=r"run.json is damaged or .*; remove .* if it is a run of igb, or choose anoth"
+    ):
         identity.refuse_other(tmp_path, tiny_config())
+
+
+@pytest.mark.parametrize("entry", [{"threads": "x"}, {"resumed": 3}, {"checkpoint_seconds": "1"}, {"images": None}])
+def test_a_damaged_entry_is_named_before_the_run_is_touched(entry, tmp_path):
+    folder = tiny_run(tmp_path / "run", "trainer.max_steps=1", "probe.images=10")
+    entries = state.read(folder) | entry
+    (folder / "run.json").write_text(json.dumps(entries))
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    (name,) = entry
+    with pytest.raises(InputError, match=rf"run\.json is damaged: {name}="):
+        tiny_run(folder, "trainer.max_steps=2", "probe.images=10")
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+
+
+def test_a_file_of_any_name_is_left_alone(tmp_path):
+    (tmp_path / ".writable").write_text("mine")
+    make_folder(tmp_path, exclusively=False)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [(".writable", "mine")]
 
 
 def test_a_run_without_its_config_is_refused(tmp_path):
