@@ -152,12 +152,13 @@ def carry_out(
         first_step = last.step if last else 0
         records = None
         if run_state:
+            kept = last.records if last else NO_RECORDS
+            records = Records(  # which looks for what was recorded before run.json says that the run has begun
+                run_state, config, data.class_names, loss_schedule, probe, schedule, stopwatch, kept
+            )
             run_state.resume(last.step, last.records["seconds"]) if last else run_state.start_anew()
             run_state.update(**entries, steps_per_epoch=schedule.steps_per_epoch, total_steps=schedule.total_steps)
-            kept = last.records if last else NO_RECORDS
-            records = stack.enter_context(
-                Records(run_state, config, data.class_names, loss_schedule, probe, schedule, stopwatch, kept)
-            )
+            stack.enter_context(records)
 
         step_losses = StepLosses(schedule, stopwatch, records.record_steps if records else _drop)
         checkpointing = Checkpoints(

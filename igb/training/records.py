@@ -3,8 +3,10 @@
 import csv
 import itertools
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -15,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard.summary import custom_scalars, text
 
+from igb._checks import InputError, one_line
 from igb._files import replacing
 from igb.folder.schema import LOSS_CURVE, MATRICES, METRICS, QUANTITIES, TRAIN, class_title, matrices_path, table_path
 from igb.folder.state import RunState
@@ -45,8 +48,8 @@ class Records(pl.Callback):
         probe: the options of the probe, whose batch-norm modes TensorBoard draws.
         schedule: the run's step schedule.
         stopwatch: the run's stopwatch.
-        kept: the `records_state` in the checkpoint that the run resumes from. Rows after it are dropped; InputError if
-            some before it are missing.
+        kept: the `records_state` in the checkpoint that the run resumes from. Rows after it are dropped once the files
+            are opened; InputError if some before it are missing.
     """
 
     def __init__(
@@ -66,7 +69,9 @@ class Records(pl.Callback):
         self._checkpoint_seconds = float(state.previous.get("checkpoint_seconds", 0.0)) if kept["metrics"] else 0.0
         self._open_files = ExitStack()
         self._drawn: dict[str, Summary] = {}  # of each batch-norm mode, of which only the values change
-        self._matrices: list[tuple[int, str, np.ndarray, np.ndarray]] = []  # one for each probe and view
+        self._metrics = Table(table_path(self.folder, "metrics"), list(METRICS), kept["metrics"])
+        self._train = Table(table_path(self.folder, "train"), TRAIN, kept["train"])
+        self._matrices = _kept_matrices(self.folder, kept["probes"])  # one for each probe and view
 
     def __enter__(self) -> "Records":
         try:
@@ -87,8 +92,8 @@ class Records(pl.Callback):
 
     def _open(self) -> None:
         self._write_loss_curve()
-        self._metrics = self._table("metrics", list(METRICS))
-        self._train = self._table("train", TRAIN)
+        self._open_files.enter_context(self._metrics)
+        self._open_files.enter_context(self._train)
         self._delete_events()
         self._events = EventFile(self.folder, SUFFIX)
         self._open_files.callback(self._events.close)
@@ -96,11 +101,6 @@ class Records(pl.Callback):
         self._events.write(text("config", f"```yaml\n{OmegaConf.to_yaml(self.config)}```"))
         if self._kept["metrics"]:
             self._read_back()
-
-    def _table(self, name: str, columns: Sequence[str]) -> Table:
-        table = Table(table_path(self.folder, name), columns, self._kept[name])
-        self._open_files.callback(table.close)
-        return table
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write to run.json on which hardware and how the run computes."""
@@ -181,7 +181,7 @@ class Records(pl.Callback):
         self._events.write(Summary(value=[Summary.Value(tag="train/loss", simple_value=loss)]), step)
 
     def _read_back(self) -> None:
-        """Read what is kept of tables and matrices, and draw it again for TensorBoard."""
+        """Draw what is kept of the tables again for TensorBoard."""
         with open(self._metrics.path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             while rows := list(itertools.islice(reader, len(self.class_names))):
@@ -189,9 +189,6 @@ class Records(pl.Callback):
         with open(self._train.path, newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 self._draw_loss(int(row["step"]), float(row["loss"]))
-        with np.load(matrices_path(self.folder)) as arrays:
-            columns = [arrays[name][: self._kept["probes"]] for name in MATRICES]
-        self._matrices = [(int(step), str(mode), *pair) for step, mode, *pair in zip(*columns, strict=True)]
 
     def _charts(self) -> dict[str, dict[str, list[Any]]]:
         """One chart of all runs' dominance, and one per quantity with all classes; tags are regular expressions."""
@@ -208,14 +205,13 @@ class Records(pl.Callback):
         }
 
     def _write_loss_curve(self) -> None:
-        table = Table(table_path(self.folder, "loss_curve"), LOSS_CURVE)
-        for epoch, loss in self._loss_schedule.phases():
-            if not isinstance(loss, TrueClassLoss):  # no function of p_y alone
-                continue
-            probabilities = curve_points(loss)
-            columns = [column.tolist() for column in (probabilities, *loss_curve(loss, probabilities))]
-            table.write(cells((epoch, str(loss), *row)) for row in zip(*columns, strict=True))
-        table.close()
+        with Table(table_path(self.folder, "loss_curve"), LOSS_CURVE) as table:
+            for epoch, loss in self._loss_schedule.phases():
+                if not isinstance(loss, TrueClassLoss):  # no function of p_y alone
+                    continue
+                probabilities = curve_points(loss)
+                columns = [column.tolist() for column in (probabilities, *loss_curve(loss, probabilities))]
+                table.write(cells((epoch, str(loss), *row)) for row in zip(*columns, strict=True))
 
     def _delete_events(self) -> None:
         """Delete our event files, which are drawn again; those of other programs stay."""
@@ -226,6 +222,27 @@ class Records(pl.Callback):
             is_former = of_schema_1 and former.fullmatch(file.name) and FORMER_EVENTS in file.read_bytes()[: 1 << 20]
             if ours.fullmatch(file.name) or is_former:
                 file.unlink()
+
+
+def _kept_matrices(folder: Path, probes: int) -> list[tuple[int, str, np.ndarray, np.ndarray]]:
+    """The first `probes` steps, batch-norm modes and matrices of a run; InputError if they are not all there."""
+    if not probes:
+        return []
+    path = matrices_path(folder)
+    try:
+        with open(path, "rb") as stream, np.load(stream) as arrays:
+            columns = [arrays[name][:probes] for name in MATRICES]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        reason = one_line(error) if path.exists() else "it is missing"
+        raise InputError(
+            f"{path} does not have what it had when its checkpoint was written ({reason}); remove {folder} to start "
+            "from scratch"
+        ) from error
+    if min(map(len, columns)) < probes:
+        raise InputError(
+            f"{path} is shorter than when its checkpoint was written; remove {folder} to start from scratch"
+        )
+    return [(int(step), str(mode), *pair) for step, mode, *pair in zip(*columns, strict=True)]
 
 
 def tag(batch_norm: str, quantity: str, k: int, class_name: str) -> str:

@@ -12,6 +12,8 @@ from igb._files import sync
 class Table:
     """A CSV file to which rows are appended; readers see them as soon as they are written.
 
+    It is a context manager: until it is entered, it leaves the file as it is.
+
     Args:
         path: the file.
         columns: the header of a new file; one that is added to keeps its own.
@@ -23,15 +25,21 @@ class Table:
             raise InputError(
                 f"{path} is shorter than when its checkpoint was written; remove {path.parent} to start from scratch"
             )
-        self.path, self.columns = path, columns
+        self.path, self.columns, self._kept = path, columns, kept
         if kept:
             with open(path, newline="", encoding="utf-8") as file:
                 self.columns = next(csv.reader(file))
-        self._file = open(path, "r+b" if kept else "wb")  # noqa: SIM115  (closed by `close`)
-        self._file.truncate(kept)
+
+    def __enter__(self) -> "Table":
+        self._file = open(self.path, "r+b" if self._kept else "wb")
+        self._file.truncate(self._kept)
         self._file.seek(0, os.SEEK_END)
-        if not kept:
-            self.write([self.columns])
+        if not self._kept:
+            self.write([cells(self.columns)])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
     def write(self, rows: Iterable[Iterable[str]]) -> None:
         """Append rows of cells, each as `cells` gives it, in one write."""
@@ -42,10 +50,6 @@ class Table:
         """Flush the file to the disk, and return its size in bytes."""
         sync(self.path)
         return self._file.tell()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
 
 def cells(values: Iterable[float | str]) -> list[str]:

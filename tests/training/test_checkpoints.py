@@ -11,6 +11,7 @@ import torch
 import igb
 from igb import experiment
 from igb._checks import InputError
+from igb.folder import state
 from igb.training import checkpoints
 from igb.training.lightning_trainer import StreamingCheckpointIO
 from igb.training.stopping import Stop, StoppedError
@@ -90,6 +91,25 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, monkeypatch
     assert ("; falling back to previous.ckpt" in caplog.text) == (damage != "gone")
     tiny_run(folder, *FEW)
     assert content(folder) == undisturbed
+
+
+@pytest.mark.parametrize("name", ["matrices.npz", "metrics.csv", "train.csv"])
+@pytest.mark.parametrize("damage", ["missing", "torn"])
+def test_a_run_that_lacks_records_before_its_checkpoint_is_left_as_it_is(tmp_path, name, damage):
+    folder = tiny_run(tmp_path / "run", "trainer.max_steps=2", "probe.images=10")
+    file = folder / name
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:40])
+    entries = state.read(folder)
+    files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "run.json"}
+    with pytest.raises(InputError, match=rf"{name} .*when its checkpoint was written.*; remove .* to start from scra"):
+        tiny_run(folder, "trainer.max_steps=3", "probe.images=10")
+    assert files == {path: path.read_bytes() for path in files}
+    found = state.read(folder)
+    assert found.pop("reason")
+    assert found == entries
 
 
 @pytest.mark.parametrize("stop", [20, 50])

@@ -23,17 +23,18 @@ def test_any_text_comes_back(text):
 
 
 def test_rows_are_there_for_readers_at_once_and_added_to_what_is_kept(tmp_path):
-    table = Table(tmp_path / "a.csv", ["step", "name"])
-    table.write([cells((1, "p̄"))])
-    assert (tmp_path / "a.csv").read_text(encoding="utf-8") == "step,name\n1,p̄\n"
-    kept = table.sync()
-    assert kept == (tmp_path / "a.csv").stat().st_size
-    table.write([cells((2, "lost")), cells((3, "lost"))])
-    table.close()
-    again = Table(tmp_path / "a.csv", ["step", "name", "newer"], kept)
+    path = tmp_path / "a.csv"
+    with Table(path, ["step", "name"]) as table:
+        table.write([cells((1, "p̄"))])
+        assert path.read_text(encoding="utf-8") == "step,name\n1,p̄\n"
+        kept = table.sync()
+        assert kept == path.stat().st_size
+        table.write([cells((2, "lost")), cells((3, "lost"))])
+    again = Table(path, ["step", "name", "newer"], kept)
     assert again.columns == ["step", "name"]
-    again.write([cells((2, "b"))])
-    again.close()
+    assert path.read_text(encoding="utf-8").endswith("3,lost\n")
+    with again:
+        again.write([cells((2, "b"))])
     assert (tmp_path / "a.csv").read_text(encoding="utf-8") == "step,name\n1,p̄\n2,b\n"
 
 
