@@ -25,7 +25,7 @@ OVERWRITTEN = ("metrics.csv", "train.csv", "loss_curve.csv", "matrices.npz", "ch
 
 # Entries of run.json that a resume goes by alone; the report checks those that it reads.
 TYPES: dict[str, type | tuple[type, ...]] = {
-    "images": str, "threads": int, "resumed": list, "checkpoint_seconds": (int, float),
+    "images": str, "threads": int, "resumed": list, "earlier": list, "checkpoint_seconds": (int, float),
 }  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -115,15 +115,32 @@ class RunState:
         self.entries |= entries
 
     def resume(self, step: int, seconds: float) -> None:
-        """Note that the run resumes from a checkpoint after `step` steps and `seconds` seconds."""
+        """Note that the run resumes from a checkpoint after `step` steps and `seconds` seconds.
+
+        Facts that were others until then, such as the commit or the host, are kept in `earlier`.
+        """
         self._seconds_before = seconds
         self.entries["resumed"] = [*self.previous.get("resumed", []), step]
+        before = {
+            name: self.previous[name]
+            for name, fact in self._facts.items()
+            if name in self.previous and not self._is_as_before(name, fact)
+        }
+        if before:
+            earlier = {"until_step": step, **before}
+            self.entries["earlier"] = [*self.previous.get("earlier", []), earlier]
+
+    def _is_as_before(self, name: str, fact: Any) -> bool:
+        before = self.previous[name]
+        if name == "hardware" and isinstance(before, dict):  # of which a run finds out more when it starts
+            before = {part: before.get(part) for part in fact}
+        return bool(before == fact)
 
     def start_anew(self) -> None:
         """Forget how an earlier start went: its checkpoints are lost."""
         self.entries["schema"] = SCHEMA
         self.entries["started"] = datetime.datetime.now(datetime.UTC).isoformat()
-        for name in ("resumed", "checkpoint_seconds", "peak_memory_bytes"):
+        for name in ("resumed", "earlier", "checkpoint_seconds", "peak_memory_bytes"):
             self.entries.pop(name, None)
 
     def _with_status(self, status: str) -> dict[str, Any]:

@@ -188,6 +188,21 @@ def test_a_run_json_that_is_lost_is_one_line(tmp_path, command):
     assert (status, output) == (1, "igb: run holds metrics.csv but no igb run.json; choose another folder\n")
 
 
+def test_what_a_run_was_started_with_is_kept_when_it_resumes(tmp_path, monkeypatch):
+    few = ("probe.images=10", "probe=log")
+    folder = tiny_run(tmp_path / "run", *few, "trainer.max_steps=1")
+    tiny_run(folder, *few, "trainer.max_steps=2")
+    assert "earlier" not in state.read(folder)
+    before = state.read(folder)
+    monkeypatch.setattr("platform.node", lambda: "elsewhere")
+    tiny_run(folder, *few, "trainer.max_steps=3")
+    entries = state.read(folder)
+    assert entries["host"] == "elsewhere"
+    assert entries["earlier"] == [{"until_step": 2, "host": before["host"]}]
+    tiny_run(folder, *few, "trainer.max_steps=4")
+    assert len(state.read(folder)["earlier"]) == 1
+
+
 def test_a_run_that_starts_anew_drops_where_the_one_before_resumed(tmp_path):
     options = ("probe.images=10", "trainer.checkpoint_minutes=0")
     folder = tiny_run(tmp_path / "run", "trainer.max_steps=1", *options)
