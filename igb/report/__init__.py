@@ -74,15 +74,16 @@ def write(
     on_paper = shown[:MOST_PANELS]
     output = make_folder(output if output is not None else folders[0] / "report", exclusively=False)
     page = output / "index.html"
-    foreign = [name for name in FILES if (output / name).exists()] if not page.exists() else []
-    if page.exists() and not is_page(page):
-        foreign.append(page.name)
-    if foreign:
-        raise InputError(
-            f"{output} has {', '.join(foreign)} which igb-report would overwrite but did not write; "
-            "give an empty folder as --output"
-        )
     try:
+        if page.exists():
+            foreign = [] if is_page(page) else [page.name]
+        else:
+            foreign = [name for name in FILES if (output / name).exists()]
+        if foreign:
+            raise InputError(
+                f"{output} has {', '.join(foreign)} which igb-report would overwrite but did not write; "
+                "give an empty folder as --output"
+            )
         write_page(page, shown, _tables_on_page(tables, runs), maps, notes, threshold)  # marks the folder as ours
         for name in FILES:  # of an earlier report
             (output / name).unlink(missing_ok=True)

@@ -298,6 +298,9 @@ def test_files_of_others_are_not_overwritten(name, tmp_path):
         report.write([tmp_path], tmp_path / "mine")
     assert [file.name for file in (tmp_path / "mine").iterdir()] == [name]
     assert (tmp_path / "mine" / name).read_text() == "mine"
+    (tmp_path / "odd" / "index.html").mkdir(parents=True)
+    with pytest.raises(InputError, match="odd cannot be written"):
+        report.write([tmp_path], tmp_path / "odd")
 
 
 @pytest.mark.slow
