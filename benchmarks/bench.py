@@ -351,7 +351,7 @@ class Bench:
                 command = [sys.executable, "-m", "igb", *options, f"hydra.run.dir={run}"]
                 started = time.perf_counter()
                 process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-                while process.poll() is None and not (run / "matrices.npz").exists():
+                while process.poll() is None and not recorded(run / "metrics.csv"):
                     time.sleep(0.02)
                 self.times.add(f"{mode} start", time.perf_counter() - started)
                 if process.wait() != 0:
@@ -423,6 +423,11 @@ class Bench:
             f"{len(self.data.test_labels):,} images per probe, {self.flops() / 1e6:.0f} MFLOP per image forward; "
             f"baseline with {workers} workers and validation batches of {size}"
         )
+
+
+def recorded(file: Path) -> bool:
+    """Whether a table has a row yet."""
+    return file.exists() and file.read_bytes().count(b"\n") > 1
 
 
 @contextlib.contextmanager

@@ -12,14 +12,17 @@ if TYPE_CHECKING:
     from igb import experiment, losses
 
     __version__: str
-    from igb.report import load_runs
+    from igb.report import load_matrices, load_runs
     from igb.statistics import ClassStatistics, measure
     from igb.training.load import load_network
 
-__all__ = ["ClassStatistics", "__version__", "experiment", "load_network", "load_runs", "losses", "measure"]
+__all__ = [
+    "ClassStatistics", "__version__", "experiment", "load_matrices", "load_network", "load_runs", "losses", "measure",
+]  # fmt: skip
 
 _MODULES = {
     "ClassStatistics": "igb.statistics",
+    "load_matrices": "igb.report",
     "load_network": "igb.training.load",
     "load_runs": "igb.report",
     "measure": "igb.statistics",

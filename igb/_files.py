@@ -57,6 +57,17 @@ def replacing(path: Path) -> Iterator[Path]:
     sync(path.parent)
 
 
+def replace(path: Path, data: bytes) -> None:
+    """Replace what a file holds. No reader sees a part of it; `sync` makes it outlast a lost node."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_bytes(data)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    partial.replace(path)
+
+
 def sync(path: Path) -> None:
     """Flush a file or folder to the disk, so that a rename never survives a lost node without its data."""
     descriptor = os.open(path, os.O_RDONLY)

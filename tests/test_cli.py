@@ -117,7 +117,7 @@ def test_a_sweep_or_run_without_a_name_gets_a_folder_of_its_own(command, monkeyp
     for root in ("multirun", "outputs"):
         folders = sorted(folder.name for folder in Path(root, "2026-01-01").iterdir())
         assert folders == ["12-00-00", "12-00-00_2"]
-        assert len(list(Path(root).rglob("matrices.npz"))) == 2
+        assert len(list(Path(root).rglob("matrices.zarr"))) == 2
 
 
 def test_a_named_sweep_grows_in_its_folders(command):
@@ -173,7 +173,7 @@ def test_a_full_disk_is_one_line(command, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("numpy.savez", full)
+    monkeypatch.setattr("igb.training.matrices.replace", full)
     monkeypatch.setattr("traceback.print_exc", full)
     status, output = command(*SHORT)
     assert status == 1

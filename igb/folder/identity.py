@@ -23,6 +23,7 @@ ROLES = {
     "name": MAY_DIFFER,
     "data.root": MAY_DIFFER,  # the images are what counts; run.json has their hash
     "data.cache_dir": MAY_DIFFER,
+    "probe.matrices": MAY_DIFFER,
     "trainer.checkpoint_minutes": MAY_DIFFER,
     "trainer.keep_checkpoint": MAY_DIFFER,
     "trainer.max_epochs": MAY_GROW,
@@ -30,7 +31,7 @@ ROLES = {
 }
 # Keys that came after schema 1, and the value that stands for what a run did before there was such a key; None for a
 # key that only a new option has, since no earlier run had that option.
-OLD_CONFIG_DEFAULTS: dict[str, Any] = {"data.fit": "stretch"}
+OLD_CONFIG_DEFAULTS: dict[str, Any] = {"data.fit": "stretch", "probe.matrices": True}
 # The beginnings of former names of what a `_target_` names, and of their names today.
 FORMER_TARGETS = {
     "igb.networks.": "igb.models.",

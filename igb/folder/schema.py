@@ -7,7 +7,9 @@ docs/extending.md lists what else a new column needs.
 import math
 from pathlib import Path
 
-SCHEMA = 2  # in run.json. Folders of schema 1 have no such entry, and lack the columns `split` and `tied_fraction`.
+# In run.json. Folders of schema 1 have no such entry, and lack the columns `split` and `tied_fraction`; those of
+# schemas 1 and 2 have matrices.npz, until they are resumed.
+SCHEMA = 3
 
 RUN, PLAN = "run.json", "sweep.json"
 STATUSES = ("running", "completed", "interrupted", "diverged", "failed")
@@ -41,7 +43,7 @@ QUANTITIES = (
 
 TRAIN = ("step", "epoch", "loss", "lr", "images_per_second")
 LOSS_CURVE = ("from_epoch", "name", "p_y", "loss", "gradient")
-MATRICES = ("step", "batch_norm", "probability", "prediction")  # arrays of matrices.npz
+MATRICES = ("probability", "prediction")  # arrays of matrices.zarr
 
 
 def class_title(k: int, name: str) -> str:
@@ -60,7 +62,12 @@ def table_path(folder: Path, name: str) -> Path:
 
 
 def matrices_path(folder: Path) -> Path:
-    """The two matrices of every probe."""
+    """The two matrices of every probe, a group of the Zarr format."""
+    return folder / "matrices.zarr"
+
+
+def old_matrices_path(folder: Path) -> Path:
+    """The same in schemas 1 and 2, as numpy writes it, with `step` and `batch_norm`."""
     return folder / "matrices.npz"
 
 

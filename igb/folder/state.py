@@ -21,7 +21,10 @@ from igb.folder.lock import Lock, in_use
 from igb.folder.schema import FINAL, PLAN, SCHEMA, STATUSES, checkpoint_path, config_path, hydra_path, run_path
 
 # Files of a run that a run which starts there would overwrite; igb.log is added to.
-OVERWRITTEN = ("metrics.csv", "train.csv", "loss_curve.csv", "matrices.npz", "checkpoints/*", "events.out.tfevents.*")
+OVERWRITTEN = (
+    "metrics.csv", "train.csv", "loss_curve.csv", "matrices.zarr", "matrices.npz", "checkpoints/*",
+    "events.out.tfevents.*",
+)  # fmt: skip
 
 # Entries of run.json that a resume goes by alone; the report checks those that it reads.
 TYPES: dict[str, type | tuple[type, ...]] = {

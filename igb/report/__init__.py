@@ -14,6 +14,7 @@ from igb.folder.schema import class_title, log_path
 from igb.report import figures
 from igb.report.board import write_board
 from igb.report.landscape import loss_curves
+from igb.report.matrices import Matrices, load_matrices
 from igb.report.metrics import THRESHOLD
 from igb.report.page import is_page, write_page
 from igb.report.regime import regime_maps
@@ -21,7 +22,10 @@ from igb.report.runs import Run, find_runs, find_runs_or_raise, load_runs, table
 from igb.report.settings import ALIGNMENTS, Panel, panels, swept
 from igb.report.summary import summarize, summarize_classes, summarize_settings
 
-__all__ = ["Run", "find_runs", "load_runs", "summarize", "summarize_classes", "summarize_settings", "write"]
+__all__ = [
+    "Matrices", "Run", "find_runs", "load_matrices", "load_runs", "summarize", "summarize_classes",
+    "summarize_settings", "write",
+]  # fmt: skip
 
 FIGURES = ("figure1", "figure2", "drivers", "loss_landscape", "regime_map")
 TABLES = ("summary.csv", "classes.csv", "settings.csv", "runs.csv", "runs.parquet")

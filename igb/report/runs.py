@@ -184,7 +184,7 @@ def find_runs(folders: Sequence[Path]) -> tuple[list[Run], list[str]]:
             raise InputError(f"{folder} is not a folder")
         for file in sorted(folder.rglob(RUN)):
             try:
-                found[file.parent.resolve()] = _read(file.parent, queued)
+                found[file.parent.resolve()] = read_run(file.parent, queued)
             except (OSError, ValueError) as error:
                 left_out.append(f"{file.parent}: {one_line(error)}")
         for plan in sorted(folder.rglob(PLAN)):
@@ -269,8 +269,11 @@ def read_metrics(file: Path, classes: int) -> pd.DataFrame:
     return table
 
 
-def _read(folder: Path, queued: Callable[[], set[str]]) -> Run:
-    info = read(folder) or {}
+def read_run(folder: Path, queued: Callable[[], set[str]] = _slurm.queued) -> Run:
+    """The run in a folder; `queued` gives the jobs in SLURM's queue. OSError or ValueError if it cannot be shown."""
+    info = read(folder)
+    if info is None:
+        raise ValueError("there is no run.json")
     info["status"] = current_status(folder, info, queued)
     if "class_names" not in info or not table_path(folder, "metrics").exists():
         raise ValueError(f"no probe yet ({info['status']})")

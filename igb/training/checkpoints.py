@@ -126,7 +126,6 @@ class Checkpoints(pl.Callback):
         self.step_losses.read(trainer)
         with self.stopwatch.timed("checkpoints"):
             if self.records:
-                self.records.write_matrices()
                 self._path.parent.mkdir(exist_ok=True)
                 with replacing(self._path) as partial:
                     trainer.save_checkpoint(partial)

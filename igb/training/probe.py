@@ -4,8 +4,7 @@
 
 How a result reaches the disk: `ProbeCallback._measure` calls `igb.statistics.measure` once per view and passes the
 results to `record`, which is `Records.record` in the first process and does nothing in the others. It writes them to
-metrics.csv and TensorBoard at once. The matrices follow in matrices.npz: at the first probe, before each checkpoint and
-at the end of the run. `igb.experiment.carry_out` wires this up.
+metrics.csv, TensorBoard and matrices.zarr at once. `igb.experiment.carry_out` wires this up.
 """
 
 from collections.abc import Callable, Sequence
@@ -51,10 +50,16 @@ class Probe:
         images: size of a fixed subset of the test images, drawn class by class in proportion. None: all.
         batch_norm: `running` (evaluation mode), `batch` (statistics of each chunk), or `both`.
         chunk: images per forward pass. In `batch` mode it is part of the measurement.
+        matrices: whether to keep the two C x C matrices of every probe.
     """
 
     def __init__(
-        self, points: int | None = None, images: int | None = None, batch_norm: str = "running", chunk: int = 500
+        self,
+        points: int | None = None,
+        images: int | None = None,
+        batch_norm: str = "running",
+        chunk: int = 500,
+        matrices: bool = True,
     ) -> None:
         self.points = None if points is None else _checks.integer("points", points, at_least=FIRST_BATCHES + 1)
         self.images = None if images is None else _checks.integer("images", images, at_least=1)
@@ -64,6 +69,7 @@ class Probe:
         for mode in modes:
             statistics.check_chunk(chunk, mode)
         self.chunk = chunk
+        self.matrices = _checks.boolean("matrices", matrices)
 
     def order(self, labels: Tensor) -> Tensor:
         """The indices of the images to measure, of those with labels [N]; InputError if there are too few."""

@@ -3,28 +3,24 @@
 import csv
 import itertools
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard.summary import custom_scalars, text
 
-from igb._checks import InputError, one_line
-from igb._files import replacing
-from igb.folder.schema import LOSS_CURVE, MATRICES, METRICS, QUANTITIES, TRAIN, class_title, matrices_path, table_path
+from igb.folder.schema import LOSS_CURVE, METRICS, QUANTITIES, TRAIN, class_title, table_path
 from igb.folder.state import RunState
 from igb.losses import LossSchedule, TrueClassLoss, curve_points, loss_curve
 from igb.schedule import Schedule
 from igb.training.classifier import Classifier
 from igb.training.events import EventFile
+from igb.training.matrices import MatrixStore
 from igb.training.probe import Probe, ProbeResult
 from igb.training.step_losses import StepLoss
 from igb.training.stopwatch import Stopwatch
@@ -45,7 +41,7 @@ class Records(pl.Callback):
         config: the run's config.
         class_names: the names of the data's classes.
         loss_schedule: the run's losses, whose curves are written to loss_curve.csv.
-        probe: the options of the probe, whose batch-norm modes TensorBoard draws.
+        probe: the options of the probe: the batch-norm modes that TensorBoard draws, and whether matrices are written.
         schedule: the run's step schedule.
         stopwatch: the run's stopwatch.
         kept: the `records_state` in the checkpoint that the run resumes from. Rows after it are dropped once the files
@@ -71,7 +67,10 @@ class Records(pl.Callback):
         self._drawn: dict[str, Summary] = {}  # of each batch-norm mode, of which only the values change
         self._metrics = Table(table_path(self.folder, "metrics"), list(METRICS), kept["metrics"])
         self._train = Table(table_path(self.folder, "train"), TRAIN, kept["train"])
-        self._matrices = _kept_matrices(self.folder, kept["probes"])  # one for each probe and view
+        self._probes = kept["probes"]  # and views
+        written = kept.get("matrices", self._probes) if probe.matrices else 0
+        self._matrices = MatrixStore(self.folder, len(class_names), self._probes, written)
+        self._writes_matrices = probe.matrices
 
     def __enter__(self) -> "Records":
         try:
@@ -87,13 +86,12 @@ class Records(pl.Callback):
         with ExitStack() as last:  # the files are closed whatever fails before
             last.callback(self._open_files.close)
             self._keep_checkpoint_seconds()
-            if self._matrices:
-                self.write_matrices()
 
     def _open(self) -> None:
         self._write_loss_curve()
         self._open_files.enter_context(self._metrics)
         self._open_files.enter_context(self._train)
+        self._open_files.enter_context(self._matrices)
         self._delete_events()
         self._events = EventFile(self.folder, SUFFIX)
         self._open_files.callback(self._events.close)
@@ -142,23 +140,15 @@ class Records(pl.Callback):
             columns |= {name: getattr(stats, name).tolist() for name in METRICS if name not in columns}
             self._metrics.write(zip(*(cells(columns[name]) for name in self._metrics.columns), strict=True))
             self._draw_probe(columns)
-            matrices = stats.probability_matrix.numpy(), stats.prediction_matrix.numpy()
-            self._matrices.append((step, view.batch_norm, *matrices))
-        if len(self._matrices) == len(results):  # the first of all, to look at while the others come
-            self.write_matrices()
+            if self._writes_matrices:
+                self._matrices.write(self._probes, stats.probability_matrix.numpy(), stats.prediction_matrix.numpy())
+            self._probes += 1
 
     def records_state(self) -> dict[str, Any]:
-        """How much is recorded so far, for a checkpoint."""
-        sizes = {"metrics": self._metrics.sync(), "train": self._train.sync()}
-        return {**sizes, "probes": len(self._matrices), "seconds": self.run_state.seconds}
-
-    def write_matrices(self) -> None:
-        """Write the matrices of all probes so far, as before a checkpoint."""
+        """Flush the files to the disk, and return how much is recorded so far, for a checkpoint."""
         self._keep_checkpoint_seconds()
-        with replacing(matrices_path(self.folder)) as partial, open(partial, "wb") as stream:
-            columns = zip(*self._matrices, strict=True)
-            arrays: dict[str, Any] = {name: np.array(column) for name, column in zip(MATRICES, columns, strict=True)}
-            np.savez(stream, **arrays)
+        sizes = {"metrics": self._metrics.sync(), "train": self._train.sync(), "matrices": self._matrices.sync()}
+        return {**sizes, "probes": self._probes, "seconds": self.run_state.seconds}
 
     def _keep_checkpoint_seconds(self) -> None:
         seconds = self._checkpoint_seconds + self.stopwatch.checkpoints
@@ -222,27 +212,6 @@ class Records(pl.Callback):
             is_former = of_schema_1 and former.fullmatch(file.name) and FORMER_EVENTS in file.read_bytes()[: 1 << 20]
             if ours.fullmatch(file.name) or is_former:
                 file.unlink()
-
-
-def _kept_matrices(folder: Path, probes: int) -> list[tuple[int, str, np.ndarray, np.ndarray]]:
-    """The first `probes` steps, batch-norm modes and matrices of a run; InputError if they are not all there."""
-    if not probes:
-        return []
-    path = matrices_path(folder)
-    try:
-        with open(path, "rb") as stream, np.load(stream) as arrays:
-            columns = [arrays[name][:probes] for name in MATRICES]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        reason = one_line(error) if path.exists() else "it is missing"
-        raise InputError(
-            f"{path} does not have what it had when its checkpoint was written ({reason}); remove {folder} to start "
-            "from scratch"
-        ) from error
-    if min(map(len, columns)) < probes:
-        raise InputError(
-            f"{path} is shorter than when its checkpoint was written; remove {folder} to start from scratch"
-        )
-    return [(int(step), str(mode), *pair) for step, mode, *pair in zip(*columns, strict=True)]
 
 
 def tag(batch_norm: str, quantity: str, k: int, class_name: str) -> str:

@@ -20,7 +20,7 @@ from igb.report.settings import settings, swept
 from tests.conftest import TINY, tiny_config, tiny_run
 from tests.helpers.runs import made_run
 
-SCHEMA_1 = Path(__file__).parent / "schema_1"  # a sweep's folder as the version before schema 2 left it
+SCHEMAS = (1, 2)  # of each a sweep's folder, as the last version before the next schema left it
 # The keys that there were then, of all options of all groups.
 KEYS_OF_SCHEMA_1 = {
     "seed", "init_seed", "data_seed", "name", "data._target_", "data.root", "data.cache_dir", "data.image_size",
@@ -33,12 +33,13 @@ KEYS_OF_SCHEMA_1 = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def old(tmp_path):
-    """A sweep of schema 1 with one run, of five steps, and an event file that it left."""
-    sweep = Path(shutil.copytree(SCHEMA_1, tmp_path / "old"))
+@pytest.fixture(params=SCHEMAS, ids=lambda schema: f"schema {schema}")
+def old(request, tmp_path):
+    """A sweep of an older schema with one run, of five steps, and an event file that it left."""
+    sweep = Path(shutil.copytree(Path(__file__).parent / f"schema_{request.param}", tmp_path / "old"))
     (folder,) = (file.parent for file in sweep.glob("*/run.json"))
-    (folder / "events.out.tfevents.1795736095.vm.2404.0").write_bytes(b"\x00layout ^dominance/running$")
+    name = "events.out.tfevents.1795736095.vm.2404.0" + ("" if request.param == 1 else ".igb")
+    (folder / name).write_bytes(b"\x00layout ^dominance/running$")
     return folder
 
 
@@ -46,9 +47,11 @@ def overrides(folder):
     return [line.removeprefix("- ") for line in (folder / ".hydra" / "overrides.yaml").read_text().splitlines()]
 
 
-def test_a_run_of_schema_1_resumes_to_the_end_of_an_undisturbed_one(old, tmp_path):
+def test_a_run_of_an_older_schema_resumes_to_the_end_of_an_undisturbed_one(old, tmp_path):
     longer = [*overrides(old), "trainer.max_steps=10"]
-    before = (old / "metrics.csv").read_text()
+    before, schema = (old / "metrics.csv").read_text(), (state.read(old)).get("schema", 1)
+    matrices = igb.load_matrices(old)
+    assert matrices.probability.dtype == np.float64
     (tmp_path / "elsewhere").mkdir()
     foreign = old / "events.out.tfevents.1700000000.host.123.0"
     foreign.touch()
@@ -57,7 +60,7 @@ def test_a_run_of_schema_1_resumes_to_the_end_of_an_undisturbed_one(old, tmp_pat
     kept = before[: before.index("\n5,")]  # the probe of the last step of the shorter run is not one of the longer
     assert (old / "metrics.csv").read_text().startswith(kept)  # with the columns that it has
     expected, found = (read_metrics(folder / "metrics.csv", 10) for folder in (tmp_path / "new", old))
-    assert found["tied_fraction"].isna().all()
+    assert found["tied_fraction"].isna().all() == (schema == 1)
     assert set(found["split"]) == {"test"}
     assert found["step"].max() == 10
     pd.testing.assert_frame_equal(
@@ -66,12 +69,18 @@ def test_a_run_of_schema_1_resumes_to_the_end_of_an_undisturbed_one(old, tmp_pat
     losses = [pd.read_csv(folder / "train.csv")["loss"] for folder in (old, tmp_path / "new")]
     np.testing.assert_allclose(*losses, rtol=1e-4)
     entries = state.read(old)
-    assert (entries["resumed"], entries["total_steps"], entries["schema"]) == ([5], 10, 1)
+    assert (entries["resumed"], entries["total_steps"], entries["schema"]) == ([5], 10, schema)
+    assert not (old / "matrices.npz").exists()
+    resumed, new = igb.load_matrices(old), igb.load_matrices(tmp_path / "new")
+    assert resumed.step.tolist() == new.step.tolist() == found["step"].to_numpy()[::10].tolist()
+    assert resumed.batch_norm.tolist() == new.batch_norm.tolist() == ["running", "batch"] * (len(found) // 20)
+    np.testing.assert_array_equal(resumed.probability[:10], matrices.probability[:10].astype(np.float32))
+    np.testing.assert_allclose(resumed.probability[:], new.probability[:], rtol=1e-3)
     assert len(list(old.glob("events.out.tfevents.*.igb"))) == 1
     assert [file.name for file in old.glob("events.out.tfevents.*") if file.suffix != ".igb"] == [foreign.name]
 
 
-def test_a_sweep_of_schema_1_grows_in_its_folders_and_pools_with_new_seeds(old, command):
+def test_a_sweep_of_an_older_schema_grows_in_its_folders_and_pools_with_new_seeds(old, command):
     status, output = command(
         "--multirun", *overrides(old), "seed=0,1", f"hydra.sweep.dir={old.parent}", "trainer.max_steps=6"
     )
@@ -85,7 +94,7 @@ def test_a_sweep_of_schema_1_grows_in_its_folders_and_pools_with_new_seeds(old, 
     assert len(igb.load_runs(old.parent)) == sum(len(run.metrics) for run in runs)
 
 
-def test_the_network_of_a_run_of_schema_1_is_loaded(old):
+def test_the_network_of_a_run_of_an_older_schema_is_loaded(old):
     network = igb.load_network(old, trust=True)
     data = experiment.build(experiment.compose(*overrides(old))).data
     data.setup()
@@ -127,7 +136,7 @@ def test_what_has_a_role_is_no_part_of_identity(role):
     assert keys
     changed = {"seed": 3, "init_seed": 4, "data_seed": 5, "name": "x", "data.root": "y", "data.cache_dir": "z"}
     changed |= {"trainer.checkpoint_minutes": 9, "trainer.keep_checkpoint": "false", "trainer.max_epochs": 99}
-    changed |= {"trainer.max_steps": 98}
+    changed |= {"trainer.max_steps": 98, "probe.matrices": "false"}
     plain = tiny_config("data=cifar10")
     other = tiny_config("data=cifar10", *(f"{key}={changed[key]}" for key in keys))
     assert identity.identity(plain) == identity.identity(other)

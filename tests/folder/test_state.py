@@ -146,7 +146,7 @@ def test_where_nothing_can_be_locked_a_run_is_warned_not_stopped(tmp_path, monke
     assert not lock.in_use(tmp_path)
 
 
-OTHERS = ["metrics.csv", "train.csv", "matrices.npz", "checkpoints/x.ckpt", "events.out.tfevents.1.a"]
+OTHERS = ["metrics.csv", "train.csv", "matrices.npz", "matrices.zarr", "checkpoints/x.ckpt", "events.out.tfevents.1.a"]
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -25,6 +25,7 @@ import torch
 import torch._dynamo
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import igb
 from igb import experiment, statistics
 from igb.training import checkpoints
 from igb.training.records import Records
@@ -153,8 +154,8 @@ def content(folder: Path) -> dict[str, object]:
     """All that a run leaves, but for what depends on the clock."""
     with open(folder / "train.csv") as file:
         train = [row[:-1] for row in csv.reader(file)]
-    with np.load(folder / "matrices.npz") as matrices:
-        arrays = {name: matrices[name].tobytes() for name in matrices}
+    matrices = igb.load_matrices(folder)
+    arrays = {name: np.asarray(value).tobytes() for name, value in vars(matrices).items()}
     state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     tensors = {name: value.numpy().tobytes() for name, value in state["state_dict"].items()}
     optimizer = [
@@ -171,7 +172,7 @@ def content(folder: Path) -> dict[str, object]:
         "checkpoints": sorted(file.name for file in (folder / "checkpoints").iterdir()),
         "metrics.csv": (folder / "metrics.csv").read_bytes(),
         "train.csv": train,
-        "matrices.npz": arrays,
+        "matrices.zarr": arrays,
         "weights": tensors,
         "optimizer": optimizer,
         "random": str(state["igb"]["random"]),

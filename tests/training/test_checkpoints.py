@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+import shutil
 import time
 import zipfile
 
@@ -93,15 +94,16 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, monkeypatch
     assert content(folder) == undisturbed
 
 
-@pytest.mark.parametrize("name", ["matrices.npz", "metrics.csv", "train.csv"])
+@pytest.mark.parametrize("name", ["matrices.zarr", "metrics.csv", "train.csv"])
 @pytest.mark.parametrize("damage", ["missing", "torn"])
 def test_a_run_that_lacks_records_before_its_checkpoint_is_left_as_it_is(tmp_path, name, damage):
     folder = tiny_run(tmp_path / "run", "trainer.max_steps=2", "probe.images=10")
     file = folder / name
     if damage == "missing":
-        file.unlink()
+        shutil.rmtree(file) if file.is_dir() else file.unlink()
     else:
-        file.write_bytes(file.read_bytes()[:40])
+        part = file / "probability" / "0.0.0" if file.is_dir() else file
+        part.write_bytes(part.read_bytes()[:40])
     entries = state.read(folder)
     files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "run.json"}
     with pytest.raises(InputError, match=rf"{name} .*when its checkpoint was written.*; remove .* to start from scra"):

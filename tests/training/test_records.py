@@ -12,11 +12,13 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
+import igb
 from igb import experiment
 from igb._checks import InputError
 from igb.folder.schema import METRICS, QUANTITIES
 from igb.folder.state import RunState
 from igb.report.runs import read_metrics
+from igb.training import matrices
 from igb.training.eta import Eta
 from igb.training.records import CHARTS, tag
 from tests.conftest import TINY, tiny_config, tiny_run
@@ -34,7 +36,7 @@ def test_a_run_folder_is_as_the_contract_says(finished):
         ".hydra",
         ".lock",
         "metrics.csv",
-        "matrices.npz",
+        "matrices.zarr",
         "train.csv",
         "loss_curve.csv",
         "run.json",
@@ -58,18 +60,20 @@ def test_metrics_have_a_row_for_each_step_mode_and_class(finished):
 
 
 def test_matrices_hold_what_the_metrics_are_views_of(finished):
-    matrices = np.load(finished / "pz" / "matrices.npz")
+    saved = igb.load_matrices(finished / "pz")
     table = read_metrics(finished / "pz" / "metrics.csv", 10)
-    assert matrices["probability"].shape == (28, 10, 10)
-    assert matrices["probability"].dtype == np.float64
-    for index, (step, mode) in enumerate(zip(matrices["step"], matrices["batch_norm"], strict=True)):
+    assert saved.probability.shape == saved.prediction.shape == (28, 10, 10)
+    assert saved.probability.dtype == np.float32
+    assert set(saved.split) == {"test"}
+    for index, (step, mode) in enumerate(zip(saved.step, saved.batch_norm, strict=True)):
         rows = table[(table["step"] == step) & (table["batch_norm"] == mode)]
         share = rows["count"] / rows["count"].sum()
-        assert np.array_equal(np.diag(matrices["probability"][index]), rows["probability"])
-        assert np.array_equal(np.diag(matrices["prediction"][index]), rows["accuracy"])
-        np.testing.assert_allclose(share @ matrices["probability"][index], rows["mean_probability"], rtol=1e-13)
-        np.testing.assert_allclose(share @ matrices["prediction"][index], rows["guess_fraction"], rtol=1e-13)
-        np.testing.assert_allclose(matrices["prediction"][index].sum(axis=1), 1, rtol=1e-13)
+        probability, prediction = saved.probability[index], saved.prediction[index]
+        assert np.array_equal(np.diag(probability), rows["probability"].astype(np.float32))
+        assert np.array_equal(np.diag(prediction), rows["accuracy"].astype(np.float32))
+        np.testing.assert_allclose(share @ probability, rows["mean_probability"], rtol=1e-7)
+        np.testing.assert_allclose(share @ prediction, rows["guess_fraction"], rtol=1e-7)
+        np.testing.assert_allclose(prediction.sum(axis=1), 1, rtol=1e-6)
 
 
 def test_train_has_a_row_for_each_step(finished):
@@ -165,7 +169,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(tmp_path, probe):
     assert losses.isna().tolist() == [False] * fuse + [True]
     steps = read_metrics(folder / "metrics.csv", 10)["step"]
     assert steps.max() == (fuse if probe == "every_batch" else 45)  # no probe of what is broken
-    assert np.load(folder / "matrices.npz")["step"][-1] == steps.max()
+    assert igb.load_matrices(folder).step[-1] == steps.max()
 
 
 def test_losses_since_the_last_read_are_kept_when_a_run_stops(tmp_path, monkeypatch):
@@ -186,7 +190,7 @@ def test_the_status_is_settled_also_if_a_record_cannot_be(tmp_path, monkeypatch)
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr(matrices, "replace", full)
     with pytest.raises(OSError, match="No space left"):
         tiny_run(tmp_path / "run")
     assert info(tmp_path / "run")["status"] == "failed"
@@ -269,8 +273,7 @@ def test_ctrl_c_leaves_a_finished_record(tmp_path):
     assert "Traceback" not in output
     assert info(tmp_path / "run")["status"] == "interrupted"
     table = read_metrics(tmp_path / "run" / "metrics.csv", 10)
-    matrices = np.load(tmp_path / "run" / "matrices.npz")
-    assert matrices["step"].tolist() == table["step"].unique().tolist()
+    assert igb.load_matrices(tmp_path / "run").step.tolist() == table["step"].unique().tolist()
 
 
 @pytest.mark.slow
@@ -282,5 +285,5 @@ def test_records_can_be_read_after_a_kill(tmp_path):
     assert len(read_metrics(tmp_path / "run" / "metrics.csv", 10)) >= 460
     with open(tmp_path / "run" / "train.csv") as file:
         assert len(list(csv.reader(file))) >= 46
-    assert len(np.load(tmp_path / "run" / "matrices.npz")["step"]) >= 1
+    assert len(igb.load_matrices(tmp_path / "run")) >= 46
     assert len(events(tmp_path / "run").Scalars("dominance/running")) >= 46
