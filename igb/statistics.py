@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -104,6 +103,7 @@ class ClassSums:
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
         self.total = torch.zeros(num_classes, len(self.VECTORS) + 2 * num_classes, dtype=torch.float64, device=device)
+        self._memory = self.total.new_empty(2, 0, num_classes)
 
     def update(self, logits: Tensor, labels: Tensor, loss: nn.Module) -> None:
         """Add samples: logits [N, C] and labels [N]; `loss` is called with `reduction="none"`.
@@ -111,28 +111,41 @@ class ClassSums:
         Loss and gradient are taken in the precision of training (float32 or wider), so that a sample is active exactly
         if training sees a gradient of it; norms, probabilities and sums are float64.
         """
-        logits = logits.detach().to(torch.promote_types(logits.dtype, torch.float32)).requires_grad_()
+        logits = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
         with torch.enable_grad():
-            losses = loss(logits, labels, reduction="none")
+            losses = loss(logits.requires_grad_(), labels, reduction="none")
             (gradient,) = torch.autograd.grad(losses.sum(), logits)
-        probability = F.softmax(logits.detach().double(), dim=1)
-        norm = gradient.double().norm(dim=1)
+        logits, losses = logits.detach(), losses.detach()
+        wide, probability = self._buffers(len(labels))
+        torch.softmax(wide.copy_(logits), dim=1, out=probability)
+        prediction = torch.eq(logits, logits.amax(dim=1, keepdim=True), out=wide)
+        ties = prediction.sum(dim=1, keepdim=True)
         # Adding 0 * x, which is NaN where x is not finite, keeps broken outputs from counting as a guess of class 0.
-        largest = logits.detach() == logits.detach().amax(dim=1, keepdim=True)
-        ties = largest.sum(dim=1, keepdim=True).double()
-        prediction = largest / ties + 0 * probability
-        tied = (ties[:, 0] > 1) + 0 * probability.sum(dim=1)
-        active = (gradient != 0).any(dim=1) + 0 * norm
-        vectors = torch.stack((torch.ones_like(norm), losses.detach().double(), norm, active, tied), dim=1)
-        self.total.index_add_(0, labels, torch.cat((vectors, probability, prediction), dim=1))
+        broken = 0 * probability.sum(dim=1)
+        prediction.div_(ties).add_(broken[:, None])
+        norm = torch.linalg.vector_norm(gradient, dim=1, dtype=torch.float64)
+        active = ((gradient.amax(dim=1) > 0) | (gradient.amin(dim=1) < 0)) + 0 * norm
+        vectors = (torch.ones_like(norm), losses.double(), norm, active, (ties[:, 0] > 1) + broken)
+        for total, samples in zip(self._parts(), (torch.stack(vectors, dim=1), probability, prediction), strict=True):
+            total.index_add_(0, labels, samples)
+
+    def _parts(self) -> tuple[Tensor, ...]:
+        """The vectors and the two matrices, as views."""
+        return self.total.split((len(self.VECTORS), len(self.total), len(self.total)), dim=1)
+
+    def _buffers(self, count: int) -> Iterable[Tensor]:
+        """Two tensors [count, C] that are used again: memory fresh from the system takes longer than the arithmetic."""
+        if self._memory.shape[1] < count:
+            self._memory = self.total.new_empty(2, count, len(self.total))
+        return self._memory[:, :count]
 
     def compute(self) -> ClassStatistics:
         """The means over everything added so far."""
         total, classes = self.total.cpu(), len(self.total)
-        vectors, probability, prediction = total.split((len(self.VECTORS), classes, classes), dim=1)
-        count = vectors[:, 0].clone()
-        means = {name: vectors[:, 1 + i] / count for i, name in enumerate(self.VECTORS[1:])}
-        return ClassStatistics(count, probability / count[:, None], prediction / count[:, None], **means)
+        means = total / total[:, :1]
+        vectors, probability, prediction = means.split((len(self.VECTORS), classes, classes), dim=1)
+        named = dict(zip(self.VECTORS[1:], vectors.unbind(1)[1:], strict=True))
+        return ClassStatistics(total[:, 0].clone(), probability, prediction, **named)
 
 
 def measure(

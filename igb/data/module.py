@@ -130,6 +130,10 @@ class ImageData(pl.LightningDataModule):
             generator=torch.Generator(),  # else every epoch would draw from the global one
         )
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Nothing to transfer."""
+        return batch
+
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Scale a batch of uint8 images on the device."""
         return batch._replace(images=self.scale(batch.images))

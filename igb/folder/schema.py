@@ -66,6 +66,16 @@ def matrices_path(folder: Path) -> Path:
     return folder / "matrices.zarr"
 
 
+def tail_path(folder: Path) -> Path:
+    """The matrices since those in matrices.zarr, while a run writes them: records of `tail_type`."""
+    return folder / "matrices.tail"
+
+
+def tail_type(num_classes: int) -> list[tuple[str, str] | tuple[str, str, tuple[int, int]]]:
+    """What numpy makes a dtype of: the place of a probe in metrics.csv, counted from 0, and its matrices."""
+    return [("place", "<i8"), *((name, "<f4", (num_classes, num_classes)) for name in MATRICES)]
+
+
 def old_matrices_path(folder: Path) -> Path:
     """The same in schemas 1 and 2, as numpy writes it, with `step` and `batch_norm`."""
     return folder / "matrices.npz"

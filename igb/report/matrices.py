@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from igb._checks import InputError, one_line
-from igb.folder.schema import MATRICES, matrices_path, old_matrices_path
+from igb.folder.schema import MATRICES, matrices_path, old_matrices_path, tail_path, tail_type
 from igb.report.runs import read_run
 
 
@@ -17,9 +17,9 @@ class Matrices:
     """The matrices of P probes and views of a run, in the order of metrics.csv.
 
     `probability[p, k, j]` is the mean probability of class j over the images of class k, `prediction[p, k, j]` the
-    share of them that is predicted as j: arrays of zarr, which read from the disk what they are indexed with, in
-    float32 (of 256 and more classes rounded to 15 significant bits). Of runs of schema 2 and older they are numpy's,
-    in float64. NaN where a run had `probe.matrices=false`.
+    share of them that is predicted as j. They are float32, with 256 and more classes rounded to 15 significant bits
+    (float64 in schema 2 and older), and NaN where the run had `probe.matrices=false`. Those of a finished run are
+    arrays of zarr, which read from the disk what they are indexed with; else they are numpy's.
     """
 
     step: np.ndarray  # int64 [P]
@@ -46,7 +46,7 @@ def load_matrices(folder: str | Path) -> Matrices:
     is_old = old_matrices_path(folder).exists()
     path = old_matrices_path(folder) if is_old else matrices_path(folder)
     try:
-        arrays = _old_arrays(path) if is_old else _arrays(path)
+        arrays = _old_arrays(path) if is_old else _arrays(folder, len(run.class_names))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         reason = one_line(error) if path.exists() else "it is missing; was the run made with probe.matrices=false?"
         raise InputError(f"{path} cannot be read: {reason}") from error
@@ -56,11 +56,25 @@ def load_matrices(folder: str | Path) -> Matrices:
     return Matrices(step, np.asarray(split, str), np.asarray(batch_norm, str), probability, prediction)
 
 
-def _arrays(path: Path) -> list[Any]:
+def _arrays(folder: Path, classes: int) -> list[Any]:
     import zarr  # which takes a while to import
 
-    group = zarr.open_group(path, mode="r")
-    return [group[name] for name in MATRICES]
+    data = tail_path(folder).read_bytes() if tail_path(folder).exists() else b""  # before it is emptied into the others
+    dtype = np.dtype(tail_type(classes))
+    tail = np.frombuffer(data, dtype, count=len(data) // dtype.itemsize)
+    if len(tail) and not matrices_path(folder).exists():
+        arrays: list[Any] = [np.empty((0, classes, classes), np.float32) for _ in MATRICES]
+    else:
+        group = zarr.open_group(matrices_path(folder), mode="r")
+        arrays = [group[name] for name in MATRICES]
+    tail = tail[tail["place"] >= arrays[0].shape[0]]
+    if not len(tail):
+        return arrays
+    whole = np.full((len(MATRICES), tail["place"][-1] + 1, classes, classes), np.nan, np.float32)
+    for name, array, result in zip(MATRICES, arrays, whole, strict=True):
+        result[: array.shape[0]] = array[:]
+        result[tail["place"]] = tail[name]
+    return list(whole)
 
 
 def _old_arrays(path: Path) -> list[Any]:

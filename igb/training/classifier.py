@@ -50,15 +50,20 @@ class Classifier(pl.LightningModule):
             self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
 
     def on_fit_start(self) -> None:
-        """Make the step, with Lightning's wrapper of the optimizer: it counts the steps, `global_step`."""
-        optimizer: Any = self.optimizers()
-        self._step = Step(self, optimizer, self.manual_backward)
+        """Make the step. Several processes add up their gradients in Lightning's backward pass."""
+        counter: Any = self.optimizers()  # Lightning's wrapper of the optimizer
+        self._counter = counter
+        backward = self.manual_backward if self.trainer.world_size > 1 else Tensor.backward
+        self._step = Step(self, counter.optimizer, backward)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Train on a batch; return the loss of this shard, weighted so that the mean over processes is the batch's."""
         images, labels, size = batch
         weight = self.trainer.world_size * len(labels) / size
-        return self._step(images, labels, self._loss, weight)
+        self._counter._on_before_step()  # by which Lightning counts `global_step`
+        loss = self._step(images, labels, self._loss, weight)
+        self._counter._on_after_step()
+        return loss
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss of the epoch; the parameters of the others get gradients of zero, which several processes need."""

@@ -2,32 +2,33 @@
 
 It is a group of the Zarr format, version 2, which zarr, xarray and others read: two arrays, `probability` and
 `prediction`, float32 [P, C, C], whose entry p is that of the p-th probe and view in metrics.csv. To append to an array
-takes zarr itself several milliseconds, longer than a step of a small network, so the few files are written here.
+takes zarr itself several milliseconds, longer than a step of a small network, so the few files are written here. To
+replace a file takes 0.2 ms, and far longer on the file systems of clusters, so it is done once a chunk and checkpoint;
+until then probes are in matrices.tail, one after the other.
 """
 
 import json
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numcodecs import BitRound, Blosc
 
 from igb._checks import InputError, one_line
 from igb._files import replace, sync
-from igb.folder.schema import MATRICES, matrices_path, old_matrices_path
+from igb.folder.schema import MATRICES, matrices_path, old_matrices_path, tail_path, tail_type
 
-# A probe writes its chunk anew, so a chunk is small; it holds one probe at least.
-CHUNK_PROBES, CHUNK_VALUES = 64, 1 << 17
+CHUNK_PROBES, CHUNK_VALUES = 64, 1 << 17  # the most in a chunk, of each array; one probe at least
 # With many classes the last bits, noise that no compressor can shrink, are rounded away: an error of 2^-15 at most,
 # relative to the value (M. Klöwer et al., "Compressing atmospheric data into its real information content", 2021).
 MANY_CLASSES, MANTISSA_BITS = 256, 14
+CACHED = 1 << 16  # values that a cache holds, which are rounded faster than if memory were fetched for all of them
 COMPRESSOR = Blosc("lz4", clevel=1, shuffle=Blosc.BITSHUFFLE)
 
 
 class MatrixStore:
-    """The matrices of a run. Files are replaced whole, so that readers and a killed run find every probe but the last.
+    """The matrices of a run. `igb.load_matrices` finds every probe, also while it runs and after it was killed.
 
     It is a context manager: until it is entered, it leaves the files as they are.
 
@@ -39,12 +40,19 @@ class MatrixStore:
     """
 
     def __init__(self, folder: Path, num_classes: int, kept: int = 0, written: int = 0) -> None:
-        self._path, self._old_path = matrices_path(folder), old_matrices_path(folder)
+        self._path, self._tail_path, self._old_path = (
+            matrices_path(folder),
+            tail_path(folder),
+            old_matrices_path(folder),
+        )
         self._classes, self._kept = num_classes, kept
         self._chunk = max(1, min(CHUNK_PROBES, CHUNK_VALUES // num_classes**2))
-        self._filters = [BitRound(MANTISSA_BITS)] if num_classes >= MANY_CLASSES else []
+        self._rounding = BitRound(MANTISSA_BITS) if num_classes >= MANY_CLASSES else None
         self._old: list[np.ndarray] = []  # the matrices of a run of schema 2 or older
+        self._tail = np.zeros(1, np.dtype(tail_type(num_classes)))
         self._number: int | None = None  # of the chunk in memory
+        shape = (self._chunk, num_classes, num_classes)
+        self._arrays = [np.full(shape, np.nan, dtype="<f4") for _ in MATRICES]
         self._unsynced: set[Path] = set()
         path = self._old_path if self._old_path.exists() else self._path
         try:
@@ -59,15 +67,17 @@ class MatrixStore:
             raise InputError(f"{path} {what} when its checkpoint was written; remove {folder} to start from scratch")
 
     def __enter__(self) -> "MatrixStore":
+        self._file = open(self._tail_path, "wb", buffering=0)  # what it has is later than what is kept
         if self._old or not self.written:
             shutil.rmtree(self._path, ignore_errors=True)
-            self.written = 0
+            self._end = self.written = 0
             for place, matrices in enumerate(zip(*self._old, strict=True)):
                 self.write(place, *matrices)
             self.sync()
             self._old = []
             self._old_path.unlink(missing_ok=True)
         else:
+            self._end = self.written
             self._write_metadata(self.written)
             for name in MATRICES:
                 for file in (self._path / name).glob("*.0.0"):
@@ -76,28 +86,50 @@ class MatrixStore:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.sync()
+        with self._file:
+            self.sync()
+        self._tail_path.unlink()
 
     def write(self, place: int, probability: np.ndarray, prediction: np.ndarray) -> None:
         """Write the matrices [C, C] of the probe and view at a place, counted from 0, of metrics.csv."""
         number, row = divmod(place, self._chunk)
         if number != self._number:
-            shape = (self._chunk, self._classes, self._classes)
-            self._number, self._arrays = number, [np.full(shape, np.nan, dtype="<f4") for _ in MATRICES]
+            self._write_chunk()
+            self._number = number
+            for array in self._arrays:
+                array.fill(np.nan)
+        self._end = place + 1
+        for array, matrix in zip(self._arrays, (probability, prediction), strict=True):
+            array[row] = matrix
+        if row == self._chunk - 1:
+            self._write_chunk()
+        else:
+            self._tail["place"] = place
+            for name, array in zip(MATRICES, self._arrays, strict=True):
+                self._tail[name] = array[row]
+            self._file.write(self._tail.tobytes())
+
+    def _write_chunk(self) -> None:
+        """Write the chunk in memory, and empty the tail."""
+        if self._end == self.written:
+            return
         if not self.written:
             for name in MATRICES:
                 (self._path / name).mkdir(parents=True, exist_ok=True)
             self._replace(self._path / ".zgroup", json.dumps({"zarr_format": 2}).encode())
-        for name, array, matrix in zip(MATRICES, self._arrays, (probability, prediction), strict=True):
-            array[row] = matrix
-            data: Any = array
-            for codec in (*self._filters, COMPRESSOR):
-                data = codec.encode(data)
-            self._replace(self._path / name / f"{number}.0.0", data)
-        self._write_metadata(place + 1)
+        for name, array in zip(MATRICES, self._arrays, strict=True):
+            if self._rounding and name == "probability":
+                values = array.reshape(-1)
+                for part in np.split(values, range(CACHED, len(values), CACHED)):
+                    part[:] = self._rounding.encode(part).view(part.dtype)
+            self._replace(self._path / name / f"{self._number}.0.0", COMPRESSOR.encode(array))
+        self._write_metadata(self._end)
+        self._file.truncate(0)
+        self._file.seek(0)
 
     def sync(self) -> int:
-        """Flush the files to the disk, and return the number of probes and views in them."""
+        """Write what is in memory, flush the files to the disk, and return the number of probes and views in them."""
+        self._write_chunk()
         for path in self._unsynced:
             sync(path)
         for folder in {path.parent for path in self._unsynced}:
@@ -114,12 +146,11 @@ class MatrixStore:
         sizes = [json.loads((self._path / name / ".zarray").read_text())["shape"][0] for name in MATRICES]
         written = min(kept, *sizes)
         self._number, rows = divmod(written, self._chunk)
-        shape = (self._chunk, self._classes, self._classes)
-        self._arrays = [np.full(shape, np.nan, dtype="<f4") for _ in MATRICES]
         for name, array in zip(MATRICES, self._arrays, strict=True):
             file = self._path / name / f"{self._number}.0.0"
             if rows and file.exists():
-                array[:rows] = np.frombuffer(COMPRESSOR.decode(file.read_bytes()), dtype="<f4").reshape(shape)[:rows]
+                found = np.frombuffer(COMPRESSOR.decode(file.read_bytes()), dtype="<f4")
+                array[:rows] = found.reshape(array.shape)[:rows]
         return written
 
     def _write_metadata(self, probes: int) -> None:
@@ -130,7 +161,7 @@ class MatrixStore:
                 "chunks": [self._chunk, self._classes, self._classes],
                 "dtype": "<f4",
                 "compressor": COMPRESSOR.get_config(),
-                "filters": [codec.get_config() for codec in self._filters] or None,
+                "filters": [self._rounding.get_config()] if self._rounding and name == "probability" else None,
                 "fill_value": "NaN",
                 "order": "C",
             }

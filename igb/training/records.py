@@ -64,6 +64,7 @@ class Records(pl.Callback):
         self._loss_schedule, self._modes = loss_schedule, list(dict.fromkeys(view.batch_norm for view in probe.views))
         self._checkpoint_seconds = float(state.previous.get("checkpoint_seconds", 0.0)) if kept["metrics"] else 0.0
         self._open_files = ExitStack()
+        self._of_classes = {"class": cells(range(len(class_names))), "class_name": cells(class_names)}
         self._drawn: dict[str, Summary] = {}  # of each batch-norm mode, of which only the values change
         self._metrics = Table(table_path(self.folder, "metrics"), list(METRICS), kept["metrics"])
         self._train = Table(table_path(self.folder, "train"), TRAIN, kept["train"])
@@ -127,19 +128,19 @@ class Records(pl.Callback):
         """Write the results of a probe."""
         classes = len(self.class_names)
         for result in results:
-            step, view, stats = result.step, result.view, result.statistics
-            columns: dict[str, Sequence[Any]] = {
-                "step": [step] * classes,
-                "epoch": [self.schedule.epoch(step)] * classes,
-                "split": [view.split] * classes,
-                "batch_norm": [view.batch_norm] * classes,
-                "class": range(classes),
-                "class_name": self.class_names,
-                "count": stats.count.long().tolist(),
+            step, (split, batch_norm), stats = result.step, result.view, result.statistics
+            of_probe: dict[str, int | float | str] = {
+                "step": step,
+                "epoch": self.schedule.epoch(step),
+                "split": split,
+                "batch_norm": batch_norm,
             }
-            columns |= {name: getattr(stats, name).tolist() for name in METRICS if name not in columns}
-            self._metrics.write(zip(*(cells(columns[name]) for name in self._metrics.columns), strict=True))
-            self._draw_probe(columns)
+            written = {name: cells([value]) * classes for name, value in of_probe.items()} | self._of_classes
+            values = {name: getattr(stats, name).tolist() for name in METRICS if name not in written}
+            values["count"] = stats.count.long().tolist()
+            written |= {name: cells(column) for name, column in values.items()}
+            self._metrics.write(zip(*(written[name] for name in self._metrics.columns), strict=True))
+            self._draw_probe(step, batch_norm, values)
             if self._writes_matrices:
                 self._matrices.write(self._probes, stats.probability_matrix.numpy(), stats.prediction_matrix.numpy())
             self._probes += 1
@@ -154,15 +155,14 @@ class Records(pl.Callback):
         seconds = self._checkpoint_seconds + self.stopwatch.checkpoints
         self.run_state.set_without_writing(checkpoint_seconds=round(seconds, 3))
 
-    def _draw_probe(self, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Add a probe in one view to TensorBoard: one event with all its scalars."""
-        step, mode = int(columns["step"][0]), columns["batch_norm"][0]
+    def _draw_probe(self, step: int, mode: str, columns: Mapping[str, Sequence[float]]) -> None:
+        """Add a probe in one batch-norm mode to TensorBoard: one event with all its scalars."""
         if mode not in self._drawn:
             tags = [tag(mode, name, k, title) for name in QUANTITIES for k, title in enumerate(self.class_names)]
             tags.append(f"dominance/{mode}")
             self._drawn[mode] = Summary(value=[Summary.Value(tag=name) for name in tags])
-        values = [value for name in QUANTITIES for value in map(float, columns[name])]
-        values.append(max(map(float, columns["guess_fraction"])))
+        values = [value for name in QUANTITIES for value in columns[name]]
+        values.append(max(columns["guess_fraction"]))
         for drawn, value in zip(self._drawn[mode].value, values, strict=True):
             drawn.simple_value = value
         self._events.write(self._drawn[mode], step)
@@ -175,7 +175,8 @@ class Records(pl.Callback):
         with open(self._metrics.path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             while rows := list(itertools.islice(reader, len(self.class_names))):
-                self._draw_probe({name: [row[name] for row in rows] for name in self._metrics.columns})
+                values = {name: [float(row[name]) for row in rows] for name in QUANTITIES}
+                self._draw_probe(int(rows[0]["step"]), rows[0]["batch_norm"], values)
         with open(self._train.path, newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 self._draw_loss(int(row["step"]), float(row["loss"]))

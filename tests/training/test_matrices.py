@@ -46,14 +46,6 @@ def test_what_came_after_a_checkpoint_is_dropped(tmp_path, kept):
         assert np.array_equal(array[kept:], -after[kept:].astype(np.float32))
 
 
-def test_a_probe_can_be_read_before_the_next_is_written(tmp_path):
-    matrices = made(3, 3)
-    with MatrixStore(tmp_path, 3) as store:
-        for place in range(3):
-            store.write(place, matrices[0][place], matrices[1][place])
-            assert [len(array) for array in read(tmp_path)] == [place + 1] * 2
-
-
 def test_with_many_classes_the_last_bits_are_rounded_away(tmp_path):
     matrices = made(2, 256)
     matrices[0][0, 0, :3] = 0, 1, np.nan
@@ -87,15 +79,37 @@ def test_a_run_that_no_longer_keeps_matrices_leaves_those_it_has(tmp_path):
     assert np.flatnonzero(missing).tolist() == [2, 3]
 
 
-def test_a_killed_run_loses_no_more_than_its_last_probe(tmp_path):
-    folder = tiny_run(tmp_path / "run", "probe=log", "probe.points=11", "probe.images=20", "trainer.max_steps=2")
-    before = igb.load_matrices(folder)
-    matrices = made(3, 10)
-    with MatrixStore(folder, 10, 3) as store:
-        store.write(3, matrices[0][0], matrices[1][0])  # and metrics.csv has no row of it yet
+@pytest.fixture
+def killed(tmp_path):
+    """A run with a probe after each of 44 steps, and its matrices; tests write them again."""
+    folder = tiny_run(tmp_path / "run", "probe.points=null", "probe.images=20", "trainer.max_steps=44")
+    matrices = igb.load_matrices(folder)
+    return folder, matrices.probability[:], matrices.prediction[:]
+
+
+@pytest.mark.parametrize("kept", [0, 1, 40])
+def test_a_killed_run_loses_no_more_than_its_last_probe(killed, kept):
+    folder, *matrices = killed
+    with MatrixStore(folder, 10, kept, kept) as store:
+        for place in range(kept, 44):
+            store.write(place, matrices[0][place], matrices[1][place])
+            if place in (kept, 43):
+                found = igb.load_matrices(folder)
+                assert found.step.tolist() == list(range(place + 1))
+                assert np.array_equal(found.probability[:], matrices[0][: place + 1])
+                assert np.array_equal(found.prediction[:], matrices[1][: place + 1])
+        tail = folder / "matrices.tail"
+        tail.write_bytes(tail.read_bytes()[:-3])  # in the middle of a write
+        assert igb.load_matrices(folder).step.tolist() == list(range(43))
+
+
+def test_a_probe_without_a_row_in_the_metrics_is_left_out(killed):
+    folder, *matrices = killed
+    with MatrixStore(folder, 10, 45, 45) as store:
+        store.write(45, matrices[0][0], matrices[1][0])
     found = igb.load_matrices(folder)
-    assert found.step.tolist() == [0, 1, 2]
-    assert np.array_equal(found.probability[:], before.probability[:3])
+    assert found.step.tolist() == list(range(45))
+    assert len(found.probability) == len(found.prediction) == 45
 
 
 @pytest.mark.parametrize(("name", "text"), [(".zarray", b"{}"), ("0.0.0", b"not compressed")])
