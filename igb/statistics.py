@@ -141,10 +141,15 @@ class ClassSums:
 
     def compute(self) -> ClassStatistics:
         """The means over everything added so far."""
-        total, classes = self.total.cpu(), len(self.total)
+        return self.means(self.total)
+
+    @staticmethod
+    def means(total: Tensor) -> ClassStatistics:
+        """The means of sums that are laid out as `total`, which come from their device once."""
+        total, names, classes = total.cpu(), ClassSums.VECTORS, len(total)
         means = total / total[:, :1]
-        vectors, probability, prediction = means.split((len(self.VECTORS), classes, classes), dim=1)
-        named = dict(zip(self.VECTORS[1:], vectors.unbind(1)[1:], strict=True))
+        vectors, probability, prediction = means.split((len(names), classes, classes), dim=1)
+        named = dict(zip(names[1:], vectors.unbind(1)[1:], strict=True))
         return ClassStatistics(total[:, 0].clone(), probability, prediction, **named)
 
 
@@ -205,8 +210,7 @@ def measure(
     device = next((tensor.device for tensor in tensors), elsewhere)
     dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
     sums: ClassSums | None = None
-    # What inference mode makes could not be part of the gradient of a loss.
-    with torch.inference_mode(False), torch.no_grad(), without_tf32(), _undisturbed(module, device, batch_norm):
+    with undisturbed(module, device, batch_norm):
         for batch, batch_labels, counted in chunks:
             batch = _outside_inference_mode(batch.to(device))
             given, own = (transform(batch), None) if transform else (batch, dtype)
@@ -328,11 +332,20 @@ def _check_range(labels: Tensor, classes: int) -> None:
 
 
 @contextlib.contextmanager
-def _undisturbed(network: nn.Module, device: torch.device, batch_norm: str) -> Iterator[None]:
-    """Evaluation mode with the batch norm chosen; modes, running statistics and random state come back as they were."""
+def undisturbed(network: nn.Module, device: torch.device, batch_norm: str) -> Iterator[None]:
+    """Evaluation mode with the batch norm chosen, without gradients and TF32; all comes back as it was.
+
+    That is modes, running statistics and random state, also that of `device`.
+    """
     training = {module: module.training for module in network.modules()}
     running: dict[Any, tuple[Tensor | None, Tensor | None]] = {}
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    # What inference mode makes could not be part of the gradient of a loss.
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        without_tf32(),
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+    ):
         try:
             network.eval()
             if batch_norm == "batch":  # by which it normalises, also in evaluation mode, where it has no others

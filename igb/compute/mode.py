@@ -69,6 +69,10 @@ class Compute:
             with _Rewrites(dtype):
                 yield
 
+    def is_recorded(self, device: torch.device) -> bool:
+        """Whether steps and probes on a device are recorded as CUDA graphs: those of `fast` on a card."""
+        return self.precision != "float32" and device.type == "cuda"
+
     def fold(self, network: nn.Module, images: Tensor) -> nn.Module | None:
         """A copy of the network in evaluation mode with batch norm folded, or None; see `compute.fold`."""
         return fold(network, PRECISIONS[self.precision], images)

@@ -1,5 +1,7 @@
 """The LightningModule that trains a network."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,7 +13,9 @@ from igb.compute import Compute, channels_last
 from igb.data import Batch
 from igb.losses import LossSchedule
 from igb.training.optimizers import MakeOptimizer
-from igb.training.step import Step
+from igb.training.step import GraphedStep, Step
+
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Classifier(pl.LightningModule):
@@ -33,6 +37,7 @@ class Classifier(pl.LightningModule):
         self.losses = loss_schedule  # the name of its parameters in checkpoints
         self.compute = compute
         self._make_optimizer = make_optimizer
+        self._training_losses: dict[nn.Module, Loss] = {}
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, C] of scaled images [N, 1, H, W]."""
@@ -53,21 +58,30 @@ class Classifier(pl.LightningModule):
         """Make the step. Several processes add up their gradients in Lightning's backward pass."""
         counter: Any = self.optimizers()  # Lightning's wrapper of the optimizer
         self._counter = counter
-        backward = self.manual_backward if self.trainer.world_size > 1 else Tensor.backward
-        self._step = Step(self, counter.optimizer, backward)
+        alone = self.trainer.world_size == 1
+        step = Step(self, counter.optimizer, Tensor.backward if alone else self.manual_backward)
+        self._step = GraphedStep(step) if alone and self.compute.is_recorded(self.device) else step
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Train on a batch; return the loss of this shard, weighted so that the mean over processes is the batch's."""
         images, labels, size = batch
         weight = self.trainer.world_size * len(labels) / size
         self._counter._on_before_step()  # by which Lightning counts `global_step`
-        loss = self._step(images, labels, self._loss, weight)
+        try:
+            loss = self._step(images, labels, self._loss(), weight)
+        except torch.OutOfMemoryError as error:
+            raise InputError(f"data.batch_size={size} does not fit the memory of {self.device}; lower it") from error
         self._counter._on_after_step()
         return loss
 
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss of the epoch; the parameters of the others get gradients of zero, which several processes need."""
-        loss: Tensor = self.losses.at(self.current_epoch)(logits, labels)
+    def _loss(self) -> Loss:
+        """The loss of the epoch, the same object while it is the same loss."""
+        loss = self.losses.at(self.current_epoch)
+        return self._training_losses.setdefault(loss, functools.partial(self._with_all_parameters, loss))
+
+    def _with_all_parameters(self, of_epoch: nn.Module, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss; the parameters of the others get gradients of zero, which several processes need."""
+        loss: Tensor = of_epoch(logits, labels)
         for parameter in self.losses.parameters():
             loss = loss + 0 * parameter.sum()
         return loss

@@ -2,11 +2,13 @@
 
 `Probe` holds its options, `ProbeCallback` runs it.
 
-How a result reaches the disk: `ProbeCallback._measure` calls `igb.statistics.measure` once per view and passes the
+How a result reaches the disk: `ProbeCallback.measure` calls `igb.statistics.measure` once per view and passes the
 results to `record`, which is `Records.record` in the first process and does nothing in the others. It writes them to
 metrics.csv, TensorBoard and matrices.zarr at once. `igb.experiment.carry_out` wires this up.
 """
 
+import functools
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,15 +16,18 @@ from typing import NamedTuple
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
-from igb import _checks, statistics
+from igb import _batches, _checks, statistics
 from igb._checks import InputError
 from igb.compute import CALIBRATION
+from igb.compute.cuda.graphs import Graphed
 from igb.schedule import FIRST_BATCHES, Schedule
-from igb.statistics import ClassStatistics
+from igb.statistics import ClassStatistics, ClassSums
 from igb.training.classifier import Classifier
 from igb.training.stopwatch import Stopwatch
+
+log = logging.getLogger(__name__)
 
 
 class View(NamedTuple):
@@ -111,7 +116,8 @@ class ProbeCallback(pl.Callback):
         self.schedule, self.stopwatch, self.record, self.check = schedule, stopwatch, record, check
         self.first_step = first_step
         self.dominance: float | None = None  # at the last probe
-        self._images, self._labels = images, labels
+        self._images, self._labels, self._chunk = images, labels, probe.chunk
+        self._graphed: dict[View, Graphed] = {}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure the network before its first step; the only hook that runs also when there are no steps."""
@@ -129,44 +135,88 @@ class ProbeCallback(pl.Callback):
         if pl_module.device.type == "cuda":  # the step before may still be running there
             torch.cuda.synchronize(pl_module.device)
         with self.stopwatch.timed("probes"):
-            results = self._results(pl_module, step, several=trainer.world_size > 1)
+            results = self.measure(pl_module, step, several=trainer.world_size > 1)
             self.record(results)
             self.dominance = results[0].statistics.dominance
 
-    def _results(self, classifier: Classifier, step: int, several: bool) -> list[ProbeResult]:
+    def measure(self, classifier: Classifier, step: int, several: bool = False) -> list[ProbeResult]:
+        """The statistics of a classifier in every view, with the loss that the step after `step` would use.
+
+        After the last step it is the loss of that step. `several` processes share the images.
+        """
         if several:  # each batch norm saw its shard alone; use that of the first process, as the next step will
             for buffer in classifier.network.buffers():
                 dist.broadcast(buffer, 0)
-
-        def transform(images: Tensor) -> Tensor:
-            self.check()
-            return self.scale(images)
-
-        folded = None
-        if any(view.batch_norm == "running" for view in self.probe.views):
-            calibration = self._images[: min(CALIBRATION, self.probe.chunk)]
-            folded = classifier.compute.fold(classifier.network, self.scale(calibration))
-        # The loss that the next step would use; after the last step, the loss of that step.
         loss = classifier.losses.at(self.schedule.next_epoch(step))
+        # The first probe is measured call by call, with all its checks.
+        is_recorded = self.dominance is not None and not several and classifier.compute.is_recorded(classifier.device)
         results = []
         for view in self.probe.views:
-            stats = statistics.measure(
-                folded if folded and view.batch_norm == "running" else classifier,
-                self._images,
-                self._labels,
-                loss=loss,
-                batch_norm=view.batch_norm,
-                chunk=self.probe.chunk,
-                transform=transform,
-                distributed=several,
-            )
-            if len(stats.count) != self.num_classes:
-                raise InputError(
-                    f"model returns {len(stats.count)} logits, but the data have {self.num_classes} classes; "
-                    "its constructor must use num_classes"
-                )
+            while True:
+                try:
+                    if is_recorded:
+                        stats = self._replayed(classifier, view, loss)
+                    else:
+                        stats = self._measured(classifier, view, loss, several)
+                    break
+                except torch.OutOfMemoryError as error:
+                    self._halve_chunk(classifier.device, view, several, error)
             results.append(ProbeResult(step, view, stats))
         return results
+
+    def _measured(self, classifier: Classifier, view: View, loss: nn.Module, several: bool) -> ClassStatistics:
+        stats = statistics.measure(
+            self._network(classifier, view),
+            self._images,
+            self._labels,
+            loss=loss,
+            batch_norm=view.batch_norm,
+            chunk=self._chunk,
+            transform=self._checked_and_scaled,
+            distributed=several,
+        )
+        if len(stats.count) != self.num_classes:
+            raise InputError(
+                f"model returns {len(stats.count)} logits, but the data have {self.num_classes} classes; "
+                "its constructor must use num_classes"
+            )
+        return stats
+
+    def _replayed(self, classifier: Classifier, view: View, loss: nn.Module) -> ClassStatistics:
+        """The same as one CUDA graph, from the folding to the sums."""
+        self._loss = loss
+        if view not in self._graphed:
+            self._graphed[view] = Graphed(functools.partial(self._total, classifier, view), "the probe")
+        with statistics.undisturbed(classifier, classifier.device, view.batch_norm):
+            return ClassSums.means(self._graphed[view](key=(loss, self._chunk)))
+
+    def _total(self, classifier: Classifier, view: View) -> Tensor:
+        """The sums over all images."""
+        network, sums = self._network(classifier, view), ClassSums(self.num_classes, classifier.device)
+        chunks = (_batches.split(tensor, self._chunk) for tensor in (self._images, self._labels))
+        for images, labels in zip(*chunks, strict=True):
+            sums.update(network(self._checked_and_scaled(images)), labels, self._loss)
+        return sums.total
+
+    def _network(self, classifier: Classifier, view: View) -> nn.Module:
+        """What is measured: the network, in evaluation mode folded where that can be."""
+        if view.batch_norm != "running":
+            return classifier
+        images = self._images[: min(CALIBRATION, self.probe.chunk)]
+        return classifier.compute.fold(classifier.network, self.scale(images)) or classifier
+
+    def _checked_and_scaled(self, images: Tensor) -> Tensor:
+        self.check()
+        return self.scale(images)
+
+    def _halve_chunk(self, device: torch.device, view: View, several: bool, error: Exception) -> None:
+        """Measure with smaller chunks from now on, where that changes nothing; else raise InputError."""
+        if view.batch_norm == "batch" or several or self._chunk == 1:
+            raise InputError(f"probe.chunk={self._chunk} does not fit the memory of {device}; lower it") from error
+        self._chunk //= 2
+        log.info("a probe does not fit the memory of %s; going on with probe.chunk=%d", device, self._chunk)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def probe_order(labels: Tensor, count: int | None) -> Tensor:

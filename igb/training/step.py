@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from igb.compute.cuda.graphs import Graphed
+
 
 class Step:
     """Forward pass, loss, backward pass and update on one batch.
@@ -33,3 +35,31 @@ class Step:
         self.backward(value)
         self.optimizer.step()
         return value.detach()
+
+
+class GraphedStep:
+    """The same step on a card, replayed as a CUDA graph; see `Graphed` for what it cannot depend on.
+
+    It is recorded anew for another loss, weight or option of the optimizer.
+
+    Args:
+        step: the step to record.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self._graphed = Graphed(self._take, "the training step")
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor], weight: float = 1.0
+    ) -> Tensor:
+        """As `Step`."""
+        self._loss, self._weight = loss, weight
+        options = [
+            {name: value for name, value in group.items() if name != "params" and not isinstance(value, Tensor)}
+            for group in self._step.optimizer.param_groups
+        ]
+        return self._graphed(images, labels, key=(loss, weight, options))
+
+    def _take(self, images: Tensor, labels: Tensor) -> Tensor:
+        return self._step(images, labels, self._loss, self._weight)

@@ -54,6 +54,19 @@ class TooMany(Tiny):
         super().__init__(num_classes + 2)
 
 
+class Hungry(Tiny):
+    """Runs out of memory for more images than `limit`, in training or in evaluation mode."""
+
+    def __init__(self, num_classes: int, limit: int, training: bool):
+        super().__init__(num_classes)
+        self.limit, self.when = limit, training
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training == self.when and len(images) > self.limit:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return super().forward(images)
+
+
 class Two(Tiny):
     """Gives a tuple."""
 

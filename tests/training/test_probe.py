@@ -1,3 +1,4 @@
+import logging
 import re
 
 import pytest
@@ -5,6 +6,7 @@ import torch
 
 from igb import experiment
 from igb._checks import InputError
+from igb.folder import state
 from igb.report.runs import read_metrics
 from igb.training.classifier import Classifier
 from igb.training.probe import Probe, probe_order
@@ -116,3 +118,30 @@ def test_the_loss_is_that_of_the_next_step_and_at_the_end_of_the_last(tmp_path):
     )
     active = read_metrics(only_warmup / "metrics.csv", 10).groupby("step")["active_fraction"].max()
     assert active.loc[45] == 1
+
+
+HUNGRY = ("model._target_=tests.helpers.networks.Hungry", "+model.limit=7", "probe.images=50", "trainer.max_steps=2")
+
+
+def test_a_probe_that_does_not_fit_takes_smaller_chunks(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        found = tiny_run(tmp_path / "found", *HUNGRY, "+model.training=false", "probe.chunk=20")
+    assert "a probe does not fit the memory of cpu; going on with probe.chunk=5" in caplog.messages
+    expected = tiny_run(tmp_path / "expected", "probe.images=50", "trainer.max_steps=2", "probe.chunk=5")
+    assert (found / "metrics.csv").read_text() == (expected / "metrics.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("+model.training=false", "probe.batch_norm=batch"),
+            r"probe\.chunk=500 does not fit the memory of cpu; lower it",
+        ),
+        (("+model.training=true",), r"data\.batch_size=32 does not fit the memory of cpu; lower it"),
+    ],
+)
+def test_what_must_fit_is_named_in_one_line(tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        tiny_run(tmp_path / "run", *HUNGRY, *options)
+    assert state.read(tmp_path / "run")["status"] == "failed"

@@ -1,0 +1,1 @@
+"""For CUDA cards: steps and probes that are recorded once and replayed."""
