@@ -24,7 +24,7 @@ class LocalLauncher(ProcessLauncher):
 
     Args:
         n_jobs: the number of jobs that run at the same time; each computes with cores / n_jobs threads, unless
-            `compute.threads` is set.
+            `compute.threads` is set, and on the CUDA card that the fewest jobs are on.
     """
 
     def __init__(self, n_jobs: int) -> None:
@@ -35,7 +35,9 @@ class LocalLauncher(ProcessLauncher):
         """Run all jobs. Ctrl-C and SIGTERM stop the running ones and start no others."""
         jobs = self.jobs(job_overrides)
         waiting = list(enumerate(jobs))
+        visible = visible_cards()
         running: dict[int, subprocess.Popen[bytes]] = {}
+        cards: dict[int, str | None] = {}
         returns: dict[int, JobReturn] = {}
         before = signal.signal(signal.SIGTERM, _exit)
         try:
@@ -46,7 +48,10 @@ class LocalLauncher(ProcessLauncher):
                     number, job = entry
                     if not in_use(job.folder):  # else a process of an earlier sweep still runs there: wait for it
                         waiting.remove(entry)
-                        running[number] = self._start(job)
+                        cards[number] = (
+                            least_used(visible, [cards[other] for other in running]) if on_gpu(job) else None
+                        )
+                        running[number] = self._start(job, cards[number])
                         print(f"igb: started {job.label}", flush=True)
                 for number in [number for number, process in running.items() if process.poll() is not None]:
                     returns[number] = jobs[number].ended(_error(running.pop(number).returncode))
@@ -60,8 +65,10 @@ class LocalLauncher(ProcessLauncher):
             signal.signal(signal.SIGTERM, before)
         return [returns[number] for number in range(len(jobs))]
 
-    def _start(self, job: Job) -> subprocess.Popen[bytes]:
-        threads = max(1, cores() // self.n_jobs)
+    def _start(self, job: Job, card: str | None) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, cores() // self.n_jobs))}
+        if card is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = card
         with open(log_path(job.folder), "ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "igb", *job.arguments],
@@ -69,7 +76,7 @@ class LocalLauncher(ProcessLauncher):
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for the sweep, which then tells its jobs once
-                env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+                env=environment,
             )
 
 
@@ -80,6 +87,26 @@ def _error(status: int) -> Exception | None:
 
 def _exit(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
+
+
+def on_gpu(job: Job) -> bool:
+    """Whether a job takes a CUDA card if there is one."""
+    return str(job.config.trainer.accelerator) in ("auto", "gpu", "cuda")
+
+
+def visible_cards() -> list[str]:
+    """The CUDA cards that this process may use, by what CUDA_VISIBLE_DEVICES calls each."""
+    import torch  # which the check of the jobs has imported
+
+    count = torch.cuda.device_count()  # without a CUDA context, and without names that no card has
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(number) for number in range(count)] if given is None else given.split(",")
+    return [name.strip() for name in names[:count]]
+
+
+def least_used(cards: Sequence[str], used: Sequence[str | None]) -> str | None:
+    """The card, or the first of the cards, that the fewest jobs use; None if there is none."""
+    return min(cards, key=used.count, default=None)
 
 
 def cores() -> int:

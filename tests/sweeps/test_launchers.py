@@ -8,11 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from omegaconf import OmegaConf
 
 from igb import _slurm
 from igb._paths import config_folder
 from igb.folder import lock
 from igb.sweeps import local, slurm
+from igb.sweeps.jobs import Job
 from igb.training import checkpoints
 from tests.conftest import TINY
 from tests.helpers.pages import ROOT, write_files
@@ -193,3 +196,64 @@ slurm.slurm_job({[*TINY, "trainer.max_steps=0"]!r}, Path("."), 100)
 """
     ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path)
     assert (ended.returncode, (tmp_path / "igb.log").read_text()) == (1, "asked\n")
+
+
+class Started:
+    """A process that ends when it is looked at for the second time."""
+
+    def __init__(self, arguments, env, **_):
+        self.arguments, self.env, self.looks, self.returncode = arguments, env, 0, 0
+
+    def poll(self):
+        self.looks += 1
+        return None if self.looks < 2 else 0
+
+
+@pytest.mark.parametrize(
+    ("cards", "accelerators", "expected"),
+    [
+        (["0", "1"], ["gpu"] * 5, ["0", "1", "0", "0", "1"]),  # three at a time, dealt anew as they end
+        (["GPU-a"], ["auto", "cuda"], ["GPU-a", "GPU-a"]),
+        (["0", "1"], ["cpu", "gpu", "gpu"], ["before", "0", "1"]),
+        ([], ["auto"], ["before"]),
+    ],
+)
+def test_jobs_are_dealt_to_the_cards(tmp_path, monkeypatch, cards, accelerators, expected):
+    started = []
+
+    def start(*arguments, **options):
+        started.append(Started(*arguments, **options))
+        return started[-1]
+
+    jobs = [
+        Job(
+            str(number),
+            OmegaConf.create({"trainer": {"accelerator": name}, "hydra": {"overrides": {"task": []}}}),
+            tmp_path,
+            [],
+        )
+        for number, name in enumerate(accelerators)
+    ]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "before")
+    monkeypatch.setattr(local, "visible_cards", lambda: cards)
+    monkeypatch.setattr(local.LocalLauncher, "jobs", lambda self, overrides: jobs)
+    monkeypatch.setattr(local.subprocess, "Popen", start)
+    monkeypatch.setattr(local, "LOOK_EVERY", 0)
+    monkeypatch.setattr(local, "cores", lambda: 7)
+    returns = local.LocalLauncher(3).launch([], 0)
+    assert [job.status.name for job in returns] == ["COMPLETED"] * len(jobs)
+    assert [process.env["CUDA_VISIBLE_DEVICES"] for process in started] == expected
+    assert {process.env["OMP_NUM_THREADS"] for process in started} == {"2"}
+
+
+@pytest.mark.parametrize(
+    ("given", "count", "expected"),
+    [(None, 2, ["0", "1"]), ("3, 1", 2, ["3", "1"]), ("GPU-a,MIG-b", 2, ["GPU-a", "MIG-b"]), ("", 0, []), ("-1", 0, []),
+     ("0,9,1", 1, ["0"]), (None, 0, [])],
+)  # fmt: skip
+def test_the_visible_cards_are_those_of_the_environment(monkeypatch, given, count, expected):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    assert local.visible_cards() == expected
