@@ -1,7 +1,10 @@
 # Every target sets up what it needs: Python 3.11 or newer and make are enough.
 PYTHON ?= python3
+# With VENV= `make test-gpu` and `make bench` use the Python that is there, which on GPU machines has a torch of its own.
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALLED := $(if $(VENV),$(VENV)/installed)
+RUN := $(if $(VENV),$(BIN)/python,$(PYTHON))
 # The newest sweep, for `make tensorboard`; any other, or all of multirun, can be given.
 DIR ?= $(or $(patsubst %/sweep.json,%,$(shell ls -t multirun/*/sweep.json multirun/*/*/sweep.json 2>/dev/null | head -1)),multirun)
 NAME := $(shell date +quickstart-%Y%m%d-%H%M%S)
@@ -11,7 +14,7 @@ SWEEPS := multirun/reproduction
 TABLES := docs/reproduction
 PAGES := docs/reproduction.md README.md
 
-.PHONY: run test test-slow test-faults test-slurm test-browser bench lint tensorboard reproduction reproduction-figures
+.PHONY: run test test-slow test-faults test-slurm test-browser test-gpu bench lint tensorboard reproduction reproduction-figures
 run: $(VENV)/installed
 	$(BIN)/igb --multirun experiment=quickstart loss=ce,bl,pz name=$(NAME)
 	$(BIN)/igb-report multirun/$(NAME)
@@ -31,8 +34,11 @@ test-slurm: $(VENV)/installed
 test-browser: $(VENV)/installed
 	$(BIN)/pytest -m browser
 
-bench: $(VENV)/installed
-	$(BIN)/python -m benchmarks.bench $(BENCH)
+test-gpu: $(INSTALLED)
+	$(RUN) -m pytest -m gpu -rs tests/gpu
+
+bench: $(INSTALLED)
+	$(RUN) -m benchmarks.bench $(BENCH)
 
 reproduction: $(VENV)/installed
 	set -e; for stage in $(STAGES); do \

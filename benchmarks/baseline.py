@@ -87,11 +87,17 @@ class Baseline(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=self.lr)
 
 
-def loaders(data: Any, workers: int, batch_size: int) -> tuple[DataLoader[Any], DataLoader[Any]]:
+def finish() -> None:
+    """Wait for the card, if this process uses one: what is launched there has not happened yet."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def loaders(data: Any, workers: int, batch_size: int, pinned: bool = False) -> tuple[DataLoader[Any], DataLoader[Any]]:
     """Loaders of the images of an igb data module, for training and for validation in batches of `batch_size`."""
     black, white = data.scale(torch.tensor([0, 255], dtype=torch.uint8)[:, None, None]).flatten().tolist()
     transform = T.Compose([T.ToTensor(), T.Normalize((black / (black - white),), (1 / (white - black),))])
-    options: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0}
+    options: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": pinned}
     train, test = (
         Pictures(getattr(data, f"{split}_images").numpy(), getattr(data, f"{split}_labels").numpy(), transform)
         for split in ("train", "test")
@@ -107,25 +113,35 @@ class Clock(pl.Callback):
 
     def on_train_batch_start(self, *_: Any) -> None:
         """Start."""
+        finish()
         self.started = time.perf_counter()
 
     def on_train_batch_end(self, *_: Any) -> None:
         """End, where measuring is done by another callback, before this one."""
+        finish()
         self.seconds = time.perf_counter() - self.started
 
     def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """End."""
+        finish()
         if not trainer.sanity_checking:
             self.seconds = time.perf_counter() - self.started
 
 
-def fit(module: Baseline, loaders: tuple[DataLoader[Any], DataLoader[Any]], folder: str) -> float:
-    """Train on one batch, followed by a validation, and return the seconds of both."""
+def fit(
+    module: Baseline,
+    loaders: tuple[DataLoader[Any], DataLoader[Any]],
+    folder: str,
+    accelerator: str = "cpu",
+    batches: int = 1,
+) -> float:
+    """Train on some batches, each followed by a validation, and return the seconds of the last and its validation."""
     clock = Clock()
     trainer = pl.Trainer(
         max_epochs=1,
-        accelerator="cpu",
-        limit_train_batches=1,
+        accelerator=accelerator,
+        devices=1,
+        limit_train_batches=batches,
         val_check_interval=1,
         num_sanity_val_steps=1,  # which starts the workers
         default_root_dir=folder,

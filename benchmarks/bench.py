@@ -6,13 +6,14 @@ import copy
 import functools
 import json
 import logging
+import math
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +26,33 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import baseline
+from benchmarks.baseline import finish
 from igb import experiment
 from igb._checks import InputError, one_line
-from igb.compute import ALL_THREADS, CALIBRATION
+from igb._settings import flushed_denormals, restored_settings, without_tf32
+from igb.compute import ALL_THREADS
 from igb.compute.mode import PRECISIONS, has_bfloat16
 from igb.data import EpochSampler
 from igb.folder.provenance import provenance
 from igb.losses import CrossEntropy
-from igb.statistics import measure
+from igb.schedule import Schedule
 from igb.training.classifier import Classifier
-from igb.training.probe import ProbeCallback
-from igb.training.step import Step
+from igb.training.probe import Probe, ProbeCallback
+from igb.training.step import GraphedStep, Step
+from igb.training.stopwatch import Stopwatch
 
 MODES = ("exact", "fast")
 TOLERANCE = {"exact": 1e-4, "fast": 5e-3}  # of mean class probabilities, against the baseline's
-EAGER_BATCHES = (250, 500)
-GEMMS = ((2048, 2048, 2048), (500, 1024, 1024), (2000, 512, 1024), (8192, 256, 256))
+# By the kind of device: images in an eager forward pass, products [M, K] x [K, N], workers, images to validate at once.
+EAGER_BATCHES = {"cpu": (250, 500), "cuda": (500, 1000, 2000)}
+GEMMS = {
+    "cpu": ((2048, 2048, 2048), (500, 1024, 1024), (2000, 512, 1024), (8192, 256, 256)),
+    "cuda": ((4096, 4096, 4096), (8192, 8192, 8192), (16384, 4096, 4096)),
+}
+WORKERS = {"cpu": (0, 1, 2), "cuda": (0, 1, 2, 4, 8)}
+VALIDATION_BATCHES = {"cpu": (128, 500, 1000), "cuda": (128, 500, 1000, 2000)}
+WARM_UP = 6  # steps and probes before those that are timed, in which a card's are recorded
+PROFILED = 4  # batches with a probe after each
 BOOKKEEPING = (10, 1000)  # classes
 POINTS = 40  # of the log figure
 BOTH_SIDES = ("data", "model", "init", "seed", "init_seed", "data_seed", "optimizer.lr", "compute.threads")
@@ -58,8 +70,10 @@ class Times:
 
     def time(self, name: str, work: Callable[[], Any]) -> Any:
         """Do some work and note its time."""
+        finish()
         started = time.perf_counter()
         result = work()
+        finish()
         self.add(name, time.perf_counter() - started)
         return result
 
@@ -90,6 +104,7 @@ class Block(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, index: int) -> None:
         """At the end of a block: note its time, less that of probes in it, and time the bare loop."""
+        finish()
         now = time.perf_counter()
         probe = 0.0 if self.with_probes else self.stopwatch.probes
         if index and index % self.size == 0:
@@ -97,9 +112,39 @@ class Block(pl.Callback):
             started, steps = time.perf_counter(), max(1, self.size // 2)
             for _ in range(steps):
                 self.bare()
+            finish()
             self.times.add(f"{self.name} bare", (time.perf_counter() - started) / steps)
         if index % self.size == 0:
             self.started, self.probe_seconds = time.perf_counter(), probe
+
+
+class Busy(pl.Callback):
+    """Profiles some batches of a run with a probe after each, and keeps the share of the time the card computes in."""
+
+    share = 0.0
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, index: int) -> None:
+        """Start the profiler, and stop it."""
+        if index == WARM_UP:
+            finish()
+            self.profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
+            self.profiler.start()
+            self.started = time.perf_counter()
+        elif index == WARM_UP + PROFILED:
+            finish()
+            seconds = time.perf_counter() - self.started
+            self.profiler.stop()
+            kernels = [event.time_range for event in self.profiler.events() if event.device_type.name == "CUDA"]
+            self.share = covered((kernel.start, kernel.end) for kernel in kernels) / 1e6 / seconds
+
+
+def covered(intervals: Iterable[tuple[float, float]]) -> float:
+    """The length of what intervals cover together."""
+    total, reached = 0.0, -math.inf
+    for start, end in sorted(intervals):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
 
 
 def run(arguments: Sequence[str] | None) -> None:
@@ -124,14 +169,20 @@ def main(arguments: Sequence[str] | None) -> None:
     )
     parser.add_argument("--repeats", type=int, default=3, help="repeats of what is measured in turn")
     parser.add_argument("--steps", type=int, default=200, help="steps that the framework's overhead is measured over")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a CUDA card if there is one")
     parser.add_argument("--output", type=Path, default=Path("bench.json"))
     options = parser.parse_intermixed_args(arguments)
     if min(options.repeats, options.steps, *options.images) < 1:
         parser.error("--images, --repeats and --steps must be at least 1")
+    has_card = torch.cuda.device_count() > 0
+    device = options.device or ("cuda" if has_card else "cpu")
+    if device == "cuda" and not has_card:
+        parser.error("--device cuda: this machine has no CUDA card")
     options.output.open("a").close()
     started = time.perf_counter()
     with quiet(), tempfile.TemporaryDirectory() as folder:
-        bench = Bench(options.overrides, *options.images)
+        train, test = options.images
+        bench = Bench(options.overrides, train, test, device)
         if bench.modes != MODES:
             print("this machine has no bfloat16: fast is exact, and is not measured")
         bench.check_agreement()
@@ -140,6 +191,8 @@ def main(arguments: Sequence[str] | None) -> None:
         bench.measure_overhead(options.steps, Path(folder))
         for classes in BOOKKEEPING:
             bench.measure_bookkeeping(classes, options.steps, Path(folder))
+        if device == "cuda":
+            bench.measure_card(Path(folder))
         bench.measure_start(options.repeats, Path(folder))
     rows = bench.rows()
     print(table(rows))
@@ -149,7 +202,7 @@ def main(arguments: Sequence[str] | None) -> None:
         "seconds": bench.times.seconds,
         "precision": {mode: bench.precision(mode) for mode in bench.modes},
         "workload": bench.workload(),
-        "environment": provenance(),
+        "environment": {**provenance(), **bench.card()},
         "threads": torch.get_num_threads(),
     }
     options.output.write_text(json.dumps(values, indent=1) + "\n")
@@ -158,15 +211,16 @@ def main(arguments: Sequence[str] | None) -> None:
 class Bench:
     """One data set, one network, three sides."""
 
-    def __init__(self, overrides: Sequence[str], train: int, test: int) -> None:
+    def __init__(self, overrides: Sequence[str], train: int, test: int, device: str = "cpu") -> None:
         for key in (item.lstrip("+~").partition("=")[0] for item in overrides):
             if not {key, key.partition(".")[0]} & set(BOTH_SIDES):
                 raise InputError(f"{key} would change one side alone; what changes both is {', '.join(BOTH_SIDES)}")
         if not any(item.startswith("data=") for item in overrides):
             overrides = ["data=digits", *overrides]
-        self.overrides = ["trainer.accelerator=cpu", "loss=ce", "init=torchvision", *overrides]
-        self.times = Times()
-        self.modes = MODES if has_bfloat16(torch.device("cpu")) else MODES[:1]
+        self.device, self.accelerator = torch.device(device), "gpu" if device == "cuda" else "cpu"
+        self.overrides = [f"trainer.accelerator={self.accelerator}", "loss=ce", "init=torchvision", *overrides]
+        self.times, self.shares, self.card_memory = Times(), dict[str, float](), dict[str, float]()
+        self.modes = MODES if has_bfloat16(self.device) else MODES[:1]
         self.parts = {mode: experiment.build(self.config(f"compute={mode}")) for mode in self.modes}
         self.data = self.parts["exact"].data
         self.data.setup()
@@ -177,11 +231,10 @@ class Bench:
         self.lr = self.config().optimizer.lr
         self.classifiers = {mode: self.classifier(mode) for mode in self.modes}
         self.baseline_options = (0, 500)
-        self.counts = {
-            "eager": self.some,
-            "exact": min(2 * self.some, len(self.data.test_labels)),
-            "fast": len(self.data.test_labels),
-        }  # of a probe
+        every = len(self.data.test_labels)
+        self.counts = {"eager": self.some, "exact": min(2 * self.some, every), "fast": every}  # images of a probe
+        if device == "cuda":
+            self.counts = dict.fromkeys(self.counts, every)
 
     def config(self, *overrides: str) -> DictConfig:
         """The config of the run that is measured."""
@@ -193,31 +246,51 @@ class Bench:
 
     def classifier(self, mode: str) -> Classifier:
         """The side of igb, from the common initial weights."""
-        parts, device = self.parts[mode], torch.device("cpu")
-        compute = parts.compute.on(device, parts.compute.threads or ALL_THREADS)
-        compute.set_up(device)
-        return Classifier(copy.deepcopy(self.network), parts.loss_schedule, parts.make_optimizer, compute)
+        parts = self.parts[mode]
+        compute = parts.compute.on(self.device, parts.compute.threads or ALL_THREADS)
+        network = copy.deepcopy(self.network)
+        return Classifier(network, parts.loss_schedule, parts.make_optimizer, compute).to(self.device)
+
+    @contextlib.contextmanager
+    def settings(self, side: str) -> Iterator[None]:
+        """Inside, the process computes as a run of this mode; as torch does by itself for any other side."""
+        if side not in MODES:
+            yield
+            return
+        with restored_settings():
+            self.classifiers[side].compute.set_up(self.device)
+            yield
 
     def baseline(self) -> baseline.Baseline:
         """The other side, from the common initial weights."""
         return baseline.Baseline(copy.deepcopy(self.network), self.classes, self.lr)
 
-    def probe(self, mode: str, count: int | None = None) -> Tensor:
-        """The mean probability of each class over the test images."""
-        classifier = self.classifiers[mode]
-        images, labels = self.data.test_images[:count], self.data.test_labels[:count]
-        network = classifier.compute.fold(classifier.network, self.data.scale(images[:CALIBRATION])) or classifier
-        return measure(network, images, labels, transform=self.data.scale).probability
+    @functools.cache  # noqa: B019  (there is one bench)
+    def prober(self, mode: str, count: int | None) -> Callable[[], Tensor]:
+        """Measures the mean probability of each class over the test images, as a run does."""
+        images, labels = (part[:count].to(self.device) for part in (self.data.test_images, self.data.test_labels))
+        schedule = Schedule.of(1, 0, None, None)
+        probing = ProbeCallback(
+            Probe(), images, labels, self.data.scale, self.classes, schedule, Stopwatch(), print, finish
+        )
+
+        def probe() -> Tensor:
+            stats = probing.measure(self.classifiers[mode], 0)[0].statistics
+            probing.dominance = stats.dominance
+            return stats.probability
+
+        return probe
 
     def check_agreement(self) -> None:
         """Exit with a message unless all sides measure the same probabilities of the same weights."""
-        module = self.baseline().eval()
+        module = self.baseline().eval().to(self.device)
         for images, labels in baseline.loaders(self.part(), *self.baseline_options)[1]:
-            with torch.no_grad():
-                module.probability.update(module.network(images), labels)
-        expected = module.probability.compute()
+            with torch.no_grad(), without_tf32():
+                module.probability.update(module.network(images.to(self.device)), labels.to(self.device))
+        expected = module.probability.compute().cpu()
         for mode in self.modes:
-            difference = float((self.probe(mode, self.some) - expected).abs().max())
+            with self.settings(mode):
+                difference = float((self.prober(mode, self.some)() - expected).abs().max())
             if not difference <= TOLERANCE[mode]:
                 sys.exit(f"bench: {mode} and the baseline differ by {difference:.2g} in p̄; at most {TOLERANCE[mode]:g}")
             print(f"{mode} and the baseline differ by {difference:.1e} in p̄ of the initial network")
@@ -225,29 +298,36 @@ class Bench:
     def measure_parts(self, repeats: int) -> None:
         """Training steps, forward passes and matrix products by themselves, in turn."""
         steps = {"eager": self.eager_step(), **{mode: self.bare_step(mode) for mode in self.modes}}
-        for turn in range(4 * repeats + 1):
+        before = WARM_UP if self.device.type == "cuda" else 1
+        for turn in range(4 * repeats + before):
             for side, step in steps.items():
-                self.times.time(f"{side} step", step) if turn else step()
-        images = self.data.scale(self.data.test_images[: self.some])
+                with self.settings(side):
+                    step() if turn < before else self.times.time(f"{side} step", step)
+        images = self.data.scale(self.data.test_images[: self.counts["eager"]].to(self.device))
         passes = {
             (layout, size): functools.partial(in_parts, self.plain(layout), images, size)
             for layout in (torch.contiguous_format, torch.channels_last)
-            for size in EAGER_BATCHES
+            for size in EAGER_BATCHES[self.device.type]
         }
         first = Times()
         for key, work in passes.items():
             work()
             first.time(str(key), work)
         best = passes[min(passes, key=lambda key: first.median(str(key)))]
-        for _ in range(repeats):
+        for turn in range(repeats):
             self.times.time("eager probe", best)
             for mode in self.modes:
-                self.times.time(f"{mode} probe", functools.partial(self.probe, mode, self.counts[mode]))
+                probe = self.prober(mode, self.counts[mode])
+                with self.settings(mode):
+                    for _ in range(before - 1 if turn == 0 else 0):
+                        probe()
+                    self.times.time(f"{mode} probe", probe)
             for dtype in {PRECISIONS[self.precision(mode)] for mode in self.modes}:
-                for m, k, n in GEMMS:
-                    left, right = torch.randn(m, k).to(dtype), torch.randn(k, n).to(dtype)
-                    torch.mm(left, right)
-                    self.times.time(f"{dtype} {m} {k} {n}", functools.partial(torch.mm, left, right))
+                for m, k, n in GEMMS[self.device.type]:
+                    left, right = (torch.randn(*size, device=self.device).to(dtype) for size in ((m, k), (k, n)))
+                    with without_tf32():
+                        torch.mm(left, right)
+                        self.times.time(f"{dtype} {m} {k} {n}", functools.partial(torch.mm, left, right))
 
     def part(self) -> Any:
         """The data with fewer test images."""
@@ -257,7 +337,7 @@ class Bench:
 
     def plain(self, layout: torch.memory_format) -> nn.Module:
         """The plain network in evaluation mode."""
-        return copy.deepcopy(self.network).eval().to(memory_format=layout)
+        return copy.deepcopy(self.network).eval().to(self.device).to(memory_format=layout)
 
     @property
     def some(self) -> int:
@@ -266,36 +346,41 @@ class Bench:
 
     def eager_step(self) -> Callable[[], Any]:
         """A step of the plain network in float32."""
-        network = copy.deepcopy(self.network).train()
-        return self.step(network, torch.optim.SGD(network.parameters(), lr=self.lr), F.cross_entropy)
+        network = copy.deepcopy(self.network).train().to(self.device)
+        return self.step(Step(network, torch.optim.SGD(network.parameters(), lr=self.lr)), F.cross_entropy)
 
     def bare_step(self, mode: str) -> Callable[[], Any]:
         """The forward, backward and optimizer calls of igb, without Lightning and records."""
         classifier = self.classifier(mode).train()
-        return self.step(classifier, classifier.configure_optimizers(), CrossEntropy())
+        step = Step(classifier, classifier.configure_optimizers())
+        is_recorded = classifier.compute.is_recorded(self.device)
+        return self.step(GraphedStep(step) if is_recorded else step, CrossEntropy())
 
-    def step(self, network: nn.Module, optimizer: torch.optim.Optimizer, loss: Any) -> Callable[[], Any]:
+    def step(self, step: Step | GraphedStep, loss: Any) -> Callable[[], Any]:
         """A training step on one batch."""
-        images = self.data.scale(self.data.train_images[: self.data.batch_size])
-        labels = self.data.train_labels[: self.data.batch_size]
-        step = Step(network, optimizer)
+        images = self.data.scale(self.data.train_images[: self.data.batch_size].to(self.device))
+        labels = self.data.train_labels[: self.data.batch_size].to(self.device)
         return lambda: step(images, labels, loss)
 
     def measure_whole(self, repeats: int, folder: Path) -> None:
         """Batches with the full probe after each, as a user would run them, in turn."""
+        kind, pinned = self.device.type, self.device.type == "cuda"
 
-        def quick(workers: int, batch_size: int) -> float:
-            return baseline.fit(self.baseline(), baseline.loaders(self.part(), workers, batch_size), str(folder))
+        def fit(data: Any, workers: int, batch_size: int) -> float:
+            loaders = baseline.loaders(data, workers, batch_size, pinned)
+            # A card's libraries set themselves up in the first batch.
+            return baseline.fit(self.baseline(), loaders, str(folder), self.accelerator, batches=2 if pinned else 1)
 
-        size = min((128, 500, 1000), key=lambda size: quick(0, size))
-        workers = min((0, 1, 2), key=lambda workers: quick(workers, size))
+        data = self.data if pinned else self.part()  # starting workers would hide what few images take a card
+        size = min(VALIDATION_BATCHES[kind], key=lambda size: fit(data, 0, size))
+        workers = min(WORKERS[kind], key=lambda workers: fit(data, workers, size))
         self.baseline_options = (workers, size)
+        batches = WARM_UP if pinned else 1
         for turn in range(repeats):
-            loaders = baseline.loaders(self.data, *self.baseline_options)
-            self.times.add("baseline whole", baseline.fit(self.baseline(), loaders, str(folder)))
+            self.times.add("baseline whole", fit(self.data, *self.baseline_options))
             for mode in self.modes:
                 clock = baseline.Clock()
-                self.run(mode, folder / f"{mode}-{turn}", clock, "trainer.max_steps=1")
+                self.run(mode, folder / f"{mode}-{turn}", clock, f"trainer.max_steps={batches}")
                 self.times.add(f"{mode} whole", clock.seconds)
 
     def run(
@@ -306,7 +391,8 @@ class Bench:
         parts = experiment.build(config)
         network = network or self.network
         parts = parts._replace(data=data or self.data, make_network=lambda: copy.deepcopy(network))
-        experiment.carry_out(parts, config, folder, [callback])
+        with restored_settings(), flushed_denormals():
+            experiment.carry_out(parts, config, folder, [callback])
 
     def measure_overhead(self, steps: int, folder: Path) -> None:
         """Blocks of steps through igb and blocks of bare steps, in turn."""
@@ -326,19 +412,38 @@ class Bench:
         data.class_names = [f"class {k}" for k in range(classes)]
         data.train_labels, data.test_labels = (torch.arange(n) % classes for n in (2 * (steps + 1), 2 * classes))
         data.batch_size, data._sampler = 2, EpochSampler(2 * (steps + 1), 2, 0)
-        network = nn.Sequential(nn.Flatten(), nn.Linear(self.data.test_images[0].numel(), classes))
-        optimizer = torch.optim.SGD(network.parameters(), lr=self.lr)
-        step, batch, labels = Step(network, optimizer), data.scale(data.train_images[:2]), data.train_labels[:2]
+        network = nn.Sequential(nn.Flatten(), nn.Linear(self.data.test_images[0].numel(), classes)).to(self.device)
+        step = Step(network, torch.optim.SGD(network.parameters(), lr=self.lr))
+        batch, labels = data.scale(data.train_images[:2].to(self.device)), data.train_labels[:2].to(self.device)
+        images = data.test_images.to(self.device)
 
         def passes() -> None:
             step(batch, labels, CrossEntropy())
-            in_parts(network, data.scale(data.test_images), 500)
+            in_parts(network, data.scale(images), 500)
 
         block = Block(self.times, f"{classes} classes", max(1, steps // 10), passes, with_probes=True)
         limit = f"trainer.max_steps={steps + 1}"
         self.run(
             "exact", folder / f"bookkeeping-{classes}", block, limit, "probe=every_batch", data=data, network=network
         )
+
+    def measure_card(self, folder: Path) -> None:
+        """The share of the time in which the card computes, and its memory, over batches with the full probe."""
+        for mode in self.modes:
+            busy = Busy()
+            torch.cuda.reset_peak_memory_stats()
+            self.run(mode, folder / f"busy-{mode}", busy, f"trainer.max_steps={WARM_UP + PROFILED + 1}")
+            self.shares[mode], self.card_memory[mode] = busy.share, torch.cuda.max_memory_allocated()
+
+    def card(self) -> dict[str, Any]:
+        """The card and its driver; nothing on a CPU."""
+        if self.device.type != "cuda":
+            return {}
+        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        with contextlib.suppress(OSError):
+            lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+            return {"card": torch.cuda.get_device_name(), "driver": lines[:1], "cuda": torch.version.cuda}
+        return {"card": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
 
     def measure_start(self, repeats: int, folder: Path) -> None:
         """From the command to the first record, and the memory of a short run, in processes of their own."""
@@ -363,7 +468,7 @@ class Bench:
         times, steps = self.times, self.data.steps_per_epoch
         flops = self.flops()
         limit = {
-            mode: max(2 * m * k * n / times.median(f"torch.{dtype} {m} {k} {n}") for m, k, n in GEMMS)
+            mode: max(2 * m * k * n / times.median(f"torch.{dtype} {m} {k} {n}") for m, k, n in GEMMS[self.device.type])
             for mode, dtype in (("eager", "float32"), *((mode, self.precision(mode)) for mode in self.modes))
         }
         probe = {side: f"{side} probe" for side in ("eager", *self.modes)}
@@ -377,6 +482,11 @@ class Bench:
             step = times.median(f"{mode} igb")
             figure[mode] = steps * step + (POINTS + 1) * (times.median(f"{mode} whole") - step)
         rows.append(derived("log figure, s (baseline: every batch)", figure, figure["baseline"]))
+        if self.device.type == "cuda":
+            epoch = {side: steps * times.median(f"{side} whole") for side in ("baseline", *self.modes)}
+            rows.append(derived("epoch one with every batch probed, s (worked out)", epoch, epoch["baseline"]))
+            rows.append(derived("share of the time in which the card computes, %", scaled(self.shares, 100)))
+            rows.append(derived("peak memory of the card, MB", scaled(self.card_memory, 1e-6)))
         pairs = {
             mode: zip(times.seconds[f"{mode} bare"], times.seconds[f"{mode} igb"], strict=True) for mode in self.modes
         }
@@ -470,6 +580,11 @@ def derived(name: str, values: dict[str, float], reference: float | None = None)
     """A row worked out from others."""
     ratios = {side: reference / value for side, value in values.items()} if reference else {}
     return {"name": name, "values": values, "spreads": {}, "ratios": ratios}
+
+
+def scaled(values: dict[str, float], factor: float) -> dict[str, float]:
+    """All values times a factor."""
+    return {name: factor * value for name, value in values.items()}
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -83,6 +83,19 @@ def test_eager_passes_are_timed_without_gradients():
     assert seen == [False, False]
 
 
+def test_what_intervals_cover_is_counted_once():
+    assert bench.covered([(5, 7), (0, 2), (1, 3), (1, 2), (7, 8)]) == 3 + 3
+    assert bench.covered([]) == 0
+
+
+def test_a_card_that_is_not_there_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(SystemExit) as end:
+        bench.run([*QUICK, "--device", "cuda"])
+    assert end.value.code == 2
+    assert "--device cuda: this machine has no CUDA card" in capsys.readouterr().err
+
+
 def test_the_table_shows_values_spreads_and_ratios():
     rows = [
         {
