@@ -97,7 +97,7 @@ class MatrixStore:
             self._write_chunk()
             self._number = number
             for array in self._arrays:
-                array.fill(np.nan)
+                array[:row] = array[row + 1 :] = np.nan
         self._end = place + 1
         for array, matrix in zip(self._arrays, (probability, prediction), strict=True):
             array[row] = matrix

@@ -19,7 +19,7 @@ from igb.folder.state import RunState
 from igb.losses import LossSchedule, TrueClassLoss, curve_points, loss_curve
 from igb.schedule import Schedule
 from igb.training.classifier import Classifier
-from igb.training.events import EventFile
+from igb.training.events import EventFile, Scalars
 from igb.training.matrices import MatrixStore
 from igb.training.probe import Probe, ProbeResult
 from igb.training.step_losses import StepLoss
@@ -65,7 +65,7 @@ class Records(pl.Callback):
         self._checkpoint_seconds = float(state.previous.get("checkpoint_seconds", 0.0)) if kept["metrics"] else 0.0
         self._open_files = ExitStack()
         self._of_classes = {"class": cells(range(len(class_names))), "class_name": cells(class_names)}
-        self._drawn: dict[str, Summary] = {}  # of each batch-norm mode, of which only the values change
+        self._drawn: dict[str, Scalars] = {}  # of each batch-norm mode
         self._metrics = Table(table_path(self.folder, "metrics"), list(METRICS), kept["metrics"])
         self._train = Table(table_path(self.folder, "train"), TRAIN, kept["train"])
         self._probes = kept["probes"]  # and views
@@ -160,12 +160,10 @@ class Records(pl.Callback):
         if mode not in self._drawn:
             tags = [tag(mode, name, k, title) for name in QUANTITIES for k, title in enumerate(self.class_names)]
             tags.append(f"dominance/{mode}")
-            self._drawn[mode] = Summary(value=[Summary.Value(tag=name) for name in tags])
+            self._drawn[mode] = Scalars(tags)
         values = [value for name in QUANTITIES for value in columns[name]]
         values.append(max(columns["guess_fraction"]))
-        for drawn, value in zip(self._drawn[mode].value, values, strict=True):
-            drawn.simple_value = value
-        self._events.write(self._drawn[mode], step)
+        self._events.write(self._drawn[mode].serialized(values), step)
 
     def _draw_loss(self, step: int, loss: float) -> None:
         self._events.write(Summary(value=[Summary.Value(tag="train/loss", simple_value=loss)]), step)
