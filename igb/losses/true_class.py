@@ -36,8 +36,10 @@ class TrueClassLoss(nn.Module, ABC):
         _checks.choice("reduction", reduction, ("mean", "none"))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         target = _checked(logits, target)
-        log_p = F.log_softmax(logits, dim=1).gather(1, target.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
-        log_p = log_p.where((target >= 0) & (target < logits.shape[1]), torch.nan)
+        # Of the ways to take log p_y, nll_loss alone is deterministic on a GPU without waiting for it, and so is
+        # masked_fill of those to put a number in.
+        log_p = -F.nll_loss(F.log_softmax(logits, dim=1), target.clamp(0, logits.shape[1] - 1), reduction="none")
+        log_p = log_p.masked_fill((target < 0) | (target >= logits.shape[1]), torch.nan)
         losses = self.of_log_probability(log_p)
         return losses if reduction == "none" else losses.mean()
 

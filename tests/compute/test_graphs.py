@@ -18,7 +18,7 @@ class Recording:
 
     made: ClassVar[list["Recording"]] = []
 
-    def __init__(self, work):
+    def __init__(self, work, stream):
         self.work, self.replays, self.result = work, 0, None
         self.made.append(self)
 
@@ -60,7 +60,7 @@ def test_another_key_is_recorded_anew(made):
 
 
 def test_what_cannot_be_recorded_is_called(monkeypatch, caplog):
-    def fail(work):
+    def fail(work, stream):
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     monkeypatch.setattr(graphs, "Recording", fail)

@@ -23,11 +23,12 @@ class Recording:
 
     Args:
         work: the function, which must not wait for the device. Its result is overwritten by each replay.
+        stream: the CUDA stream to record on.
     """
 
-    def __init__(self, work: Callable[[], Tensor]) -> None:
+    def __init__(self, work: Callable[[], Tensor], stream: Any) -> None:
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        with torch.cuda.graph(self._graph, stream=stream):
             self._result = work()
 
     def replay(self) -> Tensor:
@@ -54,6 +55,7 @@ class Graphed:
         self._inputs: list[Tensor] = []
         self._recording: Recording | None = None
         self._cannot = False
+        self._stream: Any = None
 
     def __call__(self, *inputs: Tensor, key: object = None) -> Tensor:
         """Call the function; inputs of other shapes than those recorded, as of an odd last batch, are not replayed.
@@ -65,7 +67,7 @@ class Graphed:
         if self._recording is None and self._calls >= WARM_UP and not self._cannot:
             self._inputs = [given.clone() for given in inputs]
             try:
-                self._recording = Recording(lambda: self._function(*self._inputs))
+                self._recording = Recording(lambda: self._function(*self._inputs), self._stream)
             except RuntimeError as error:
                 self._cannot = True
                 log.warning("%s cannot be recorded as a CUDA graph and will be slower: %s", self._name, one_line(error))
@@ -73,19 +75,18 @@ class Graphed:
             given.shape != held.shape for given, held in zip(inputs, self._inputs, strict=True)
         ):
             self._calls += 1
-            return _beside(self._function, inputs)
+            return self._called(inputs)
         for held, given in zip(self._inputs, inputs, strict=True):
             held.copy_(given)
         return self._recording.replay().clone()
 
-
-def _beside(function: Callable[..., Tensor], inputs: tuple[Tensor, ...]) -> Tensor:
-    """Call a function on a stream of its own, as before a recording all must be."""
-    if not torch.cuda.is_available():
-        return function(*inputs)
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        result = function(*inputs)
-    torch.cuda.current_stream().wait_stream(stream)
-    return result
+    def _called(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        """The result of a call on the stream that is recorded, as torch asks for of calls before a recording."""
+        if not torch.cuda.is_initialized():  # a test on the CPU
+            return self._function(*inputs)
+        self._stream = self._stream or torch.cuda.Stream()
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            result = self._function(*inputs)
+        torch.cuda.current_stream().wait_stream(self._stream)
+        return result
