@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+import torch
 
 import igb
 from igb._checks import InputError
@@ -307,6 +308,11 @@ def test_two_sweeps_do_not_share_a_folder(command):
         (["trainer.max_epochs=-1"], "igb: trainer.max_epochs=-1 must be a whole number of at least 0\n"),
         (["trainer.keep_checkpoint=1"], "igb: trainer.keep_checkpoint=1 must be true or false\n"),
         (["trainer.accelerator=abacus"], "igb: trainer.accelerator=abacus cannot be used: "),
+        pytest.param(
+            ["trainer.accelerator=gpu"],
+            "igb: trainer.accelerator=gpu cannot be used: ",
+            marks=pytest.mark.skipif(torch.cuda.device_count() > 0, reason="this machine has a CUDA card"),
+        ),
         (["optimizer.lr=-0.1"], "igb: optimizer.lr=-0.1 must be a finite number of at least 0\n"),
         (["optimizer.lr=fast"], "igb: optimizer.lr=fast must be a finite number of at least 0\n"),
         (["data_seed=-1"], "igb: data_seed=-1 must be a whole number from 0 to 4294967295\n"),
