@@ -25,7 +25,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
+        return self.transform(Image.fromarray(self.images[index].squeeze())), int(self.labels[index])
 
 
 class ClassProbability(torchmetrics.Metric):
@@ -95,11 +95,17 @@ def finish() -> None:
 
 def loaders(data: Any, workers: int, batch_size: int, pinned: bool = False) -> tuple[DataLoader[Any], DataLoader[Any]]:
     """Loaders of the images of an igb data module, for training and for validation in batches of `batch_size`."""
-    black, white = data.scale(torch.tensor([0, 255], dtype=torch.uint8)[:, None, None]).flatten().tolist()
-    transform = T.Compose([T.ToTensor(), T.Normalize((black / (black - white),), (1 / (white - black),))])
+    ends = torch.tensor([0, 255], dtype=torch.uint8)[:, None, None, None].expand(2, data.channels, 1, 1)
+    black, white = data.scale(ends).double().flatten(1)
+    mean, deviation = black / (black - white), 1 / (white - black)
+    transform = T.Compose([T.ToTensor(), T.Normalize(mean.tolist(), deviation.tolist())])
     options: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": pinned}
     train, test = (
-        Pictures(getattr(data, f"{split}_images").numpy(), getattr(data, f"{split}_labels").numpy(), transform)
+        Pictures(
+            getattr(data, f"{split}_images").permute(0, 2, 3, 1).numpy(),
+            getattr(data, f"{split}_labels").numpy(),
+            transform,
+        )
         for split in ("train", "test")
     )
     return (

@@ -38,6 +38,7 @@ from igb.training import checkpoints
 from igb.training.checkpoints import Checkpoints
 from igb.training.classifier import Classifier
 from igb.training.eta import Eta, ProgressBar
+from igb.training.load import network_arguments
 from igb.training.optimizers import MakeOptimizer
 from igb.training.probe import Probe, ProbeCallback
 from igb.training.records import NO_RECORDS, Records
@@ -242,12 +243,13 @@ def build(config: DictConfig, on_this_machine: bool = True) -> Parts:
     make_trainer = functools.partial(_make, config, "trainer", without=("keep_checkpoint", "checkpoint_minutes"))
     rank = make_trainer(**{} if on_this_machine else {"accelerator": "cpu"}).global_rank
     classes = len(data.class_names)
-    smallest_shard = 2 if _has_batch_norm(OmegaConf.to_yaml(config.model, resolve=True), classes) else 1
+    arguments = network_arguments(classes, data.channels)
+    smallest_shard = 2 if _has_batch_norm(OmegaConf.to_yaml(config.model, resolve=True), **arguments) else 1
     if data.batch_size < (needed := smallest_shard * config.trainer.devices):
         what = "a network with batch norm" if smallest_shard > 1 else "a network"
         where = f" on each of {config.trainer.devices} devices" if config.trainer.devices > 1 else ""
         raise InputError(f"data.batch_size={data.batch_size} must be at least {needed} for {what}{where}")
-    make_network = functools.partial(_make, config, "model", num_classes=classes)
+    make_network = functools.partial(_make, config, "model", **arguments)
     initialize = functools.partial(initialization.build, make_network, _make(config, "init"), config.init_seed)
     return Parts(
         data,
@@ -284,8 +286,8 @@ def _make(config: DictConfig, group: str, *, without: Sequence[str] = (), **argu
 
 
 @functools.cache
-def _has_batch_norm(model: str, num_classes: int) -> bool:
+def _has_batch_norm(model: str, **arguments: Any) -> bool:
     """Whether the network of a model config (YAML) has batch norm; kept, as the jobs of a sweep mostly share it."""
     with flushed_denormals():
-        network = _make(OmegaConf.create({"model": OmegaConf.create(model)}), "model", num_classes=num_classes)
+        network = _make(OmegaConf.create({"model": OmegaConf.create(model)}), "model", **arguments)
     return any(isinstance(module, _BatchNorm) for module in network.modules())

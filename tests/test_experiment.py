@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -202,3 +203,28 @@ def test_the_configs_of_tests_are_those_that_hydra_composes():
 def test_a_mixture_of_options_is_refused_from_python_too():
     with pytest.raises(InputError, match=r"loss=\[ce,pz\] would merge these options into one config"):
         experiment.compose("loss=[ce,pz]")
+
+
+def test_a_run_in_colour(tmp_path, image_folder):
+    """On files in gray and in colour; its network takes three channels, in the run and when it is loaded."""
+    options = (
+        "data=image_folder", f"data.root={image_folder}", "data.batch_size=3", "model=resnet18", "probe.images=4",
+        "trainer.max_steps=2", "probe.batch_norm=both", "trainer.accelerator=cpu", "compute.threads=1",
+    )  # fmt: skip
+    config = experiment.compose(*options, "data.color=true")
+    assert experiment.run(config, tmp_path / "run") == "completed"
+    network = igb.load_network(tmp_path / "run")
+    assert network.conv1.in_channels == 3
+    data = experiment.build(config).data
+    data.setup()
+    stats = igb.measure(network, data.scale(data.test_images), data.test_labels)
+    found = read_metrics(tmp_path / "run" / "metrics.csv", 2)
+    last = found[(found["step"] == 2) & (found["batch_norm"] == "running")]
+    np.testing.assert_allclose(stats.probability, last["probability"], atol=1e-5)
+    with pytest.raises(InputError, match=r"data\.color=False differs from data\.color=True"):
+        experiment.run(experiment.compose(*options), tmp_path / "run")
+
+
+def test_a_network_that_does_not_take_colour_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"model: TypeError: .*unexpected keyword argument 'in_channels'"):
+        tiny_run(tmp_path / "run", "data.color=true")

@@ -7,11 +7,12 @@ from igb import models
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_weights_load_into_torchvisions_network_with_a_one_channel_conv1(name):
-    ours = getattr(models, name)(10).eval()
+@pytest.mark.parametrize("channels", [1, 3])
+def test_weights_load_into_torchvisions_network_with_as_many_channels(name, channels):
+    ours = getattr(models, name)(10, in_channels=channels).eval()
     theirs = getattr(torchvision.models, name)(num_classes=10).eval()
-    theirs.conv1 = nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)
+    theirs.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
     theirs.load_state_dict(ours.state_dict())
-    images = torch.randn(2, 1, 32, 48)
+    images = torch.randn(2, channels, 32, 48)
     assert torch.equal(ours(images), theirs(images))
     assert ours(images).shape == (2, 10)

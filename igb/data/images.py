@@ -1,4 +1,4 @@
-"""Decoded images: what a source returns, and the conversion of one image to gray and to size."""
+"""Decoded images: what a source returns, and the conversion of one image to gray or colour and to size."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,10 @@ from igb._checks import InputError
 
 @dataclass
 class Images:
-    """A decoded data set: uint8 images [N, H, W] and int64 labels [N] of the training and the test split."""
+    """A decoded data set: uint8 images [N, C, H, W] and int64 labels [N] of the training and the test split.
+
+    C is 3 in colour and 1 in gray, where [N, H, W] means the same.
+    """
 
     train_images: np.ndarray
     train_labels: np.ndarray
@@ -30,10 +33,15 @@ UPRIGHT = {
 
 
 def grayscale(image: Image.Image, size: int, fit: str = "stretch") -> np.ndarray:
-    """One image as uint8 [size, size]: ITU-R 601 luma as `PIL.Image.convert("L")` gives it, then resized (bilinear).
+    """One image as uint8 [size, size], in gray; see `pixels`."""
+    return pixels(image, size, fit)[0]
 
-    It is rotated by its EXIF orientation, and transparent parts are laid over black. An image that is not square is
-    stretched, or cropped to the largest square in its middle (`fit`).
+
+def pixels(image: Image.Image, size: int, fit: str = "stretch", color: bool = False) -> np.ndarray:
+    """One image as uint8 [C, size, size]: RGB or ITU-R 601 luma, as `PIL.Image.convert` gives them, then resized.
+
+    Resizing is bilinear. The image is rotated by its EXIF orientation, and transparent parts are laid over black. One
+    that is not square is stretched, or cropped to the largest square in its middle (`fit`).
     """
     if image.mode.startswith(("I", "F")):  # PIL would clip, not scale
         raise ValueError(f"pixels of more than 8 bits, mode {image.mode}; convert it to 8 bits")
@@ -42,11 +50,12 @@ def grayscale(image: Image.Image, size: int, fit: str = "stretch") -> np.ndarray
     if image.has_transparency_data:
         colours = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", colours.size, (0, 0, 0, 255)), colours).convert("RGB")
-    gray = image.convert("L")
-    if gray.size != (size, size):
+    converted = image.convert("RGB" if color else "L")
+    if converted.size != (size, size):
         crop = ImageOps.fit if fit == "crop" else Image.Image.resize
-        gray = crop(gray, (size, size), Image.Resampling.BILINEAR)
-    return np.asarray(gray)
+        converted = crop(converted, (size, size), Image.Resampling.BILINEAR)
+    found = np.asarray(converted)
+    return np.ascontiguousarray(found.transpose(2, 0, 1)) if color else found[None]
 
 
 def _orientation(image: Image.Image) -> Any:
@@ -66,10 +75,14 @@ def check_class_names(names: Sequence[str]) -> None:
             raise InputError(f"class_names: {name!a} is not valid UTF-8; rename it") from error
 
 
-def check_split(split: str, images: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:
+def check_split(split: str, images: np.ndarray, labels: np.ndarray, class_names: Sequence[str], channels: int) -> None:
     """Raise InputError unless the images and labels from a source have the right types, shapes and classes."""
-    if images.ndim != 3 or images.dtype != np.uint8 or len(images) == 0:
-        raise InputError(f"decode: {split} images must be uint8 [N, H, W]; they are {images.dtype} {images.shape}")
+    if images.ndim != 4 or images.shape[1] != channels or images.dtype != np.uint8 or len(images) == 0:
+        shape = "[N, 3, H, W]" if channels == 3 else "[N, H, W] or [N, 1, H, W]"
+        raise InputError(
+            f"decode: {split} images must be uint8 {shape} with color={str(channels == 3).lower()}; they are "
+            f"{images.dtype} {images.shape}"
+        )
     if labels.shape != images.shape[:1] or labels.dtype != np.int64:
         raise InputError(
             f"decode: {split} labels must be int64 [{len(images)}]; they are {labels.dtype} {labels.shape}"

@@ -1,10 +1,11 @@
-"""Grayscale images held in memory as uint8 tensors and served in batches."""
+"""Images held in memory as uint8 tensors and served in batches."""
 
 import hashlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import platformdirs
@@ -24,23 +25,24 @@ SERVING = {"batch_size", "scaling", "seed", "cache_dir", "trainer"}  # options t
 
 
 class ImageData(pl.LightningDataModule):
-    """A data set of grayscale images in memory; each batch is indexed, converted and scaled at once.
+    """A data set of images in memory; each batch is indexed, converted and scaled at once.
 
     A subclass sets `class_names` in its constructor (cheaply, so that a sweep can be checked before it starts) and
     implements `decode`, and `files` if the decoded images are to be cached.
 
     Args:
+        color: whether images have three channels, red, green and blue, or one, gray.
         image_size: height and width of the images, in pixels.
         batch_size: images in a training batch. If the last batch would hold a single image it is merged into the one
             before: batch norm cannot normalise one sample.
-        scaling: `standard` to mean 0 and standard deviation 1 over the training set, `unit` to [0, 1],
-            `symmetric` to [-1, 1], `raw` to [0, 255].
+        scaling: of each channel: `standard` to mean 0 and standard deviation 1 over the training set, `unit` to
+            [0, 1], `symmetric` to [-1, 1], `raw` to [0, 255].
         seed: it and the epoch alone decide the order of the training images.
         cache_dir: where decoded images are cached; by default the user's cache folder.
     """
 
     class_names: Sequence[str]
-    train_images: Tensor  # uint8 [N, H, W]
+    train_images: Tensor  # uint8 [N, C, H, W]
     train_labels: Tensor  # int64 [N]
     test_images: Tensor
     test_labels: Tensor
@@ -52,8 +54,10 @@ class ImageData(pl.LightningDataModule):
         scaling: str = "standard",
         seed: int = 0,
         cache_dir: str | Path | None = None,
+        color: bool = False,
     ) -> None:
         super().__init__()
+        self.color = _checks.boolean("color", color)
         self.image_size = _checks.integer("image_size", image_size, at_least=1)
         self.batch_size = _checks.integer("batch_size", batch_size, at_least=1)
         self.scaling = _checks.choice("scaling", scaling, SCALINGS)
@@ -75,12 +79,22 @@ class ImageData(pl.LightningDataModule):
         check_class_names(self.class_names)
         arrays = self._images()
         for split in ("train", "test"):
-            check_split(split, getattr(arrays, f"{split}_images"), getattr(arrays, f"{split}_labels"), self.class_names)
+            images, labels = getattr(arrays, f"{split}_images"), getattr(arrays, f"{split}_labels")
+            if images.ndim == 3:
+                images = images[:, None]
+                setattr(arrays, f"{split}_images", images)
+            check_split(split, images, labels, self.class_names, self.channels)
         self._offset, self._divisor = affine(self.scaling, arrays.train_images)
+        self._affine: dict[torch.device, tuple[Any, Any]] = {}
         self._sampler = EpochSampler(len(arrays.train_labels), self.batch_size, self.seed)
         self._shard = (0, 1)
         for name, array in vars(arrays).items():
             setattr(self, name, torch.from_numpy(array))
+
+    @property
+    def channels(self) -> int:
+        """C, the channels of an image."""
+        return 3 if self.color else 1
 
     @property
     def steps_per_epoch(self) -> int:
@@ -92,6 +106,8 @@ class ImageData(pl.LightningDataModule):
         found = hashlib.sha256()
         for name in (field.name for field in fields(Images)):
             array = getattr(self, name).numpy()
+            if array.ndim == 4 and array.shape[1] == 1:  # as it was hashed before there was colour
+                array = array[:, 0]
             found.update(f"{name} {array.dtype} {array.shape}\n".encode())
             found.update(np.ascontiguousarray(array).data)
         return found.hexdigest()
@@ -111,11 +127,15 @@ class ImageData(pl.LightningDataModule):
         self._shard = (rank, world_size)
 
     def scale(self, images: Tensor) -> Tensor:
-        """Scale uint8 images [N, H, W] to the network's input, float32 [N, 1, H, W]."""
-        return images.unsqueeze(1).float().sub_(self._offset).div_(self._divisor)
+        """Scale uint8 images [N, C, H, W] to the network's input, float32 [N, C, H, W]."""
+        if images.device not in self._affine:
+            offset, divisor = (torch.tensor(values)[:, None, None] for values in (self._offset, self._divisor))
+            self._affine[images.device] = offset.to(images.device), divisor.to(images.device)
+        offset, divisor = self._affine[images.device]
+        return images.float().sub_(offset).div_(divisor)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Batches of uint8 images [B, H, W] and labels [B]; Lightning tells the sampler the epoch.
+        """Batches of uint8 images [B, C, H, W] and labels [B]; Lightning tells the sampler the epoch.
 
         Images, labels and order lie on the trainer's device, so that no batch waits for a transfer.
         """

@@ -22,7 +22,7 @@ class Classifier(pl.LightningModule):
     """A network trained with the losses of a schedule.
 
     Args:
-        network: maps images [N, 1, H, W] to logits [N, C].
+        network: maps images [N, I, H, W] to logits [N, C].
         loss_schedule: the loss of every epoch.
         make_optimizer: called with the parameters of the network, and of the losses where they have some.
         compute: how the network's arithmetic is done.
@@ -40,7 +40,7 @@ class Classifier(pl.LightningModule):
         self._training_losses: dict[nn.Module, Loss] = {}
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [N, C] of scaled images [N, 1, H, W]."""
+        """Logits [N, C] of scaled images [N, I, H, W]."""
         with self.compute.applied(images.device):
             logits: Tensor = self.network(images)
         if not isinstance(logits, Tensor):

@@ -47,7 +47,9 @@ def load_network(folder: str | Path, trust: bool = False) -> nn.Module:
     if trust and hydra_path(folder).exists():
         import_from(OmegaConf.load(hydra_path(folder)).hydra.runtime)
     try:
-        network = instantiate(model, num_classes=len(entries["class_names"]), _convert_="all")
+        channels = 3 if (entries["config"].get("data") or {}).get("color") else 1
+        arguments = network_arguments(len(entries["class_names"]), channels)
+        network = instantiate(model, **arguments, _convert_="all")
     except InstantiationException as error:
         raise InputError(f"the network of {folder} cannot be built ({one_line(error.__cause__ or error)})") from error
     try:
@@ -59,6 +61,11 @@ def load_network(folder: str | Path, trust: bool = False) -> nn.Module:
         raise InputError(f"{checkpoint} is damaged or belongs to a different network ({one_line(error)})") from error
     loaded: nn.Module = network.eval()
     return loaded
+
+
+def network_arguments(num_classes: int, channels: int) -> dict[str, Any]:
+    """What the data say to the constructor of a network; one for gray images need not know of channels."""
+    return {"num_classes": num_classes} | ({"in_channels": channels} if channels != 1 else {})
 
 
 def _with_current_targets(value: Any) -> Any:

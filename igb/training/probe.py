@@ -88,7 +88,7 @@ class ProbeCallback(pl.Callback):
 
     Args:
         probe: what to measure.
-        images: uint8 [N, H, W], in the order they are measured in.
+        images: uint8 [N, C, H, W], in the order they are measured in.
         labels: their classes, int64 [N].
         scale: turns the images into the network's input.
         num_classes: C, the number of logits the network must return.

@@ -54,7 +54,7 @@ def test_scaling_is_torchvisions(scaling, digits):
     data = Digits(scaling=scaling)
     data.setup()
     images = data.train_images
-    as_unit = torch.stack([transforms.ToTensor()(Image.fromarray(image.numpy())) for image in images])
+    as_unit = torch.stack([transforms.ToTensor()(Image.fromarray(image[0].numpy())) for image in images])
     mean, std = as_unit.double().mean().item(), as_unit.double().std(unbiased=False).item()
     expected = {
         "standard": transforms.Normalize(mean, std)(as_unit),
@@ -113,22 +113,60 @@ def test_serving_batches_leaves_the_random_state_alone(digits):
 def test_digits_are_split_by_class(digits):
     assert len(digits.train_labels) == 1437
     assert digits.test_labels.bincount().tolist() == [36, 36, 35, 37, 36, 37, 36, 36, 35, 36]
-    assert digits.train_images.shape == (1437, 32, 32)
+    assert digits.train_images.shape == (1437, 1, 32, 32)
     assert digits.train_images.dtype == torch.uint8
     again = Digits()
     again.setup()
     assert torch.equal(again.test_images, digits.test_images)
 
 
+def test_an_image_folder_is_read_in_colour(image_folder):
+    data = ImageFolder(image_folder, image_size=16, color=True)
+    data.setup()
+    assert data.train_images.shape == (6, 3, 16, 16)
+    for index, name in ((3, "0.png"), (4, "1.png")):  # a gray file, and one in colour
+        with Image.open(image_folder / "train" / "bee" / name) as image:
+            expected = np.asarray(image.convert("RGB").resize((16, 16), Image.Resampling.BILINEAR))
+        assert np.array_equal(data.train_images[index].permute(1, 2, 0).numpy(), expected)
+
+
+@pytest.mark.parametrize("scaling", ["standard", "symmetric"])
+def test_colours_are_scaled_channel_by_channel(image_folder, scaling):
+    data = ImageFolder(image_folder, image_size=16, color=True, scaling=scaling)
+    data.setup()
+    unit = data.train_images.double() / 255
+    mean, deviation = unit.mean((0, 2, 3)), unit.std((0, 2, 3), unbiased=False)
+    if scaling == "symmetric":
+        mean = deviation = torch.full((3,), 0.5)
+    expected = transforms.Normalize(mean.tolist(), deviation.tolist())(unit)
+    torch.testing.assert_close(data.scale(data.train_images).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_channel_without_variation_cannot_be_standardised(image_folder):
+    for file in image_folder.rglob("*.png"):
+        Image.fromarray(
+            np.dstack([np.arange(64, dtype=np.uint8).reshape(8, 8)] * 2 + [np.zeros((8, 8), np.uint8)])
+        ).save(file)
+    with pytest.raises(InputError, match="scaling=standard needs varying pixels"):
+        ImageFolder(image_folder, color=True).setup()
+
+
+def test_digits_in_colour_have_three_equal_channels(digits):
+    data = Digits(color=True)
+    data.setup()
+    assert torch.equal(data.test_images, digits.test_images.expand(-1, 3, -1, -1))
+    assert data.digest() != digits.digest()
+
+
 def test_an_image_folder_is_read_in_gray_and_resized(image_folder):
     data = ImageFolder(image_folder, image_size=16)
     data.setup()
     assert data.class_names == ["ant", "bee"]
-    assert data.train_images.shape == (6, 16, 16)
+    assert data.train_images.shape == (6, 1, 16, 16)
     assert data.test_labels.tolist() == [0, 0, 1, 1]
     with Image.open(image_folder / "train" / "bee" / "1.png") as image:
         expected = np.asarray(image.convert("L").resize((16, 16), Image.Resampling.BILINEAR))
-    assert np.array_equal(data.train_images[4].numpy(), expected)
+    assert np.array_equal(data.train_images[4, 0].numpy(), expected)
 
 
 @pytest.fixture
@@ -327,7 +365,7 @@ def test_pixels_of_more_than_8_bits_are_refused_not_clipped(image_folder):
         (
             np.zeros((4, 8, 8, 3), dtype=np.uint8),
             None,
-            r"train images must be uint8 \[N, H, W\]; they are uint8 \(4, 8",
+            r"train images must be uint8 \[N, H, W\] or \[N, 1, H, W\] with color=false; they are uint8 \(4, 8",
         ),
         (np.zeros((4, 8, 8)), None, r"train images must be uint8 .*; they are float64"),
         (random_images(4), np.arange(4) % 3, "train labels must be between 0 and 1"),

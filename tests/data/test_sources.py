@@ -60,11 +60,14 @@ def test_the_archive_is_unpacked_and_read_in_gray(archive, no_network):
     root, contents = archive
     data = CIFAR10(root)
     data.setup()
-    assert data.train_images.shape == (5 * ROWS, 32, 32)
+    assert data.train_images.shape == (5 * ROWS, 1, 32, 32)
     assert data.test_labels.tolist() == contents["test_batch"]["labels"]
     row = contents["data_batch_2"]["data"][3]
     image = Image.fromarray(row.reshape(3, 32, 32).transpose(1, 2, 0))
-    assert np.array_equal(data.train_images[ROWS + 3].numpy(), np.asarray(image.convert("L")))
+    assert np.array_equal(data.train_images[ROWS + 3, 0].numpy(), np.asarray(image.convert("L")))
+    colours = CIFAR10(root, color=True)
+    colours.setup()
+    assert np.array_equal(colours.train_images[ROWS + 3].numpy(), row.reshape(3, 32, 32))
 
 
 def test_unpacked_batches_need_no_archive_and_are_cached(archive, no_network, monkeypatch):

@@ -7,12 +7,12 @@ import numpy as np
 from PIL import Image
 
 from igb._checks import InputError, one_line
-from igb.data.images import Images, arrays_of, grayscale
+from igb.data.images import Images, arrays_of, pixels
 from igb.data.module import ImageData
 
 
 class CIFAR10(ImageData):
-    """CIFAR-10 (A. Krizhevsky, 2009) in grayscale: 50,000 training and 10,000 test images of ten classes.
+    """CIFAR-10 (A. Krizhevsky, 2009): 50,000 training and 10,000 test images of ten classes.
 
     Args:
         root: the folder that holds `cifar-10-python.tar.gz` or its unpacked `cifar-10-batches-py`; downloaded there if
@@ -43,7 +43,7 @@ class CIFAR10(ImageData):
         arrays: dict[str, np.ndarray] = {}
         for name, train in (("train", True), ("test", False)):
             split = self._split(train)
-            images = (grayscale(Image.fromarray(image), self.image_size) for image in split.data)
+            images = (pixels(Image.fromarray(image), self.image_size, color=self.color) for image in split.data)
             arrays |= arrays_of(name, images, split.targets)
         return Images(**arrays)
 

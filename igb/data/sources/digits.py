@@ -5,7 +5,7 @@ import functools
 import numpy as np
 from PIL import Image
 
-from igb.data.images import Images, arrays_of, grayscale
+from igb.data.images import Images, arrays_of, pixels
 from igb.data.module import ImageData
 
 
@@ -19,11 +19,11 @@ class Digits(ImageData):
 
     def decode(self) -> Images:
         """Take the digits from scikit-learn and split them."""
-        return _digits(self.image_size)
+        return _digits(self.image_size, self.color)
 
 
 @functools.cache  # the runs of a sweep share a process
-def _digits(image_size: int) -> Images:
+def _digits(image_size: int, color: bool) -> Images:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -32,6 +32,6 @@ def _digits(image_size: int) -> Images:
     train, test = train_test_split(np.arange(len(images)), test_size=360, stratify=digits.target, random_state=0)
     arrays: dict[str, np.ndarray] = {}
     for name, index in (("train", train), ("test", test)):
-        resized = (grayscale(Image.fromarray(image), image_size) for image in images[index])
+        resized = (pixels(Image.fromarray(image), image_size, color=color) for image in images[index])
         arrays |= arrays_of(name, resized, digits.target[index])
     return Images(**arrays)

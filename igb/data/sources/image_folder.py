@@ -13,7 +13,7 @@ from PIL import Image
 
 from igb import _checks
 from igb._checks import InputError, one_line
-from igb.data.images import FITS, Images, arrays_of, check_class_names, grayscale
+from igb.data.images import FITS, Images, arrays_of, check_class_names, pixels
 from igb.data.module import ImageData
 
 # As in `torchvision.datasets.ImageFolder`.
@@ -108,7 +108,7 @@ class ImageFolder(ImageData):
     def _read(self, path: str) -> np.ndarray:
         try:
             with Image.open(path) as image:
-                return grayscale(image, self.image_size, self.fit)
+                return pixels(image, self.image_size, self.fit, self.color)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise InputError(f"root: {path} cannot be read as an image ({one_line(error)})") from error
 
