@@ -150,18 +150,17 @@ def test_a_cancelled_job_is_seen_and_hides_no_other(cluster, tmp_path):
     check(sweep, tmp_path, "ce", "pz")
 
 
-@pytest.mark.parametrize("disturbance", ["requeue", "preemption"])
-def test_a_job_that_slurm_takes_away_goes_on(cluster, tmp_path, disturbance):
-    sweep = Sweep(cluster, tmp_path, *LONG, "loss=bl")
+def test_jobs_that_slurm_takes_away_go_on(cluster, tmp_path):
+    """One that is queued again and one that is preempted; SLURM holds both for two minutes."""
+    sweep = Sweep(cluster, tmp_path, *LONG, "loss=bl,pz")
     sweep.wait_for_steps("bl")
-    if disturbance == "requeue":
-        cluster.run("scontrol", "requeue", sweep.job("bl"))
-    else:
-        cluster.run("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 3")
+    sweep.wait_for_steps("pz")
+    cluster.run("scontrol", "requeue", sweep.job("bl"))
+    cluster.run("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 3")
     status, output = sweep.end(580)
     assert status == 0, output
-    assert len(resumed(sweep, "bl")) == 1
-    check(sweep, tmp_path, "bl")
+    assert [len(resumed(sweep, loss)) for loss in ("bl", "pz")] == [1, 1]
+    check(sweep, tmp_path, "bl", "pz")
 
 
 def test_the_devices_of_a_job_stop_and_go_on_together(cluster, tmp_path):
