@@ -38,7 +38,7 @@ from igb.training import checkpoints
 from igb.training.checkpoints import Checkpoints
 from igb.training.classifier import Classifier
 from igb.training.eta import Eta, ProgressBar
-from igb.training.load import network_arguments
+from igb.training.load import network_arguments, without_unknown_nulls
 from igb.training.optimizers import MakeOptimizer
 from igb.training.probe import Probe, ProbeCallback
 from igb.training.records import NO_RECORDS, Records
@@ -244,19 +244,26 @@ def build(config: DictConfig, on_this_machine: bool = True) -> Parts:
     rank = make_trainer(**{} if on_this_machine else {"accelerator": "cpu"}).global_rank
     classes = len(data.class_names)
     arguments = network_arguments(classes, data.channels)
-    smallest_shard = 2 if _has_batch_norm(OmegaConf.to_yaml(config.model, resolve=True), **arguments) else 1
+    config = config.copy()
+    with open_dict(config):
+        config.model = without_unknown_nulls(config.model)
+    has_batch_norm = _has_batch_norm(OmegaConf.to_yaml(config.model, resolve=True), **arguments)
+    smallest_shard = 2 if has_batch_norm else 1
     if data.batch_size < (needed := smallest_shard * config.trainer.devices):
         what = "a network with batch norm" if smallest_shard > 1 else "a network"
         where = f" on each of {config.trainer.devices} devices" if config.trainer.devices > 1 else ""
         raise InputError(f"data.batch_size={data.batch_size} must be at least {needed} for {what}{where}")
     make_network = functools.partial(_make, config, "model", **arguments)
+    probe = _make(config, "probe")
+    if not has_batch_norm:
+        probe.measure_once()
     initialize = functools.partial(initialization.build, make_network, _make(config, "init"), config.init_seed)
     return Parts(
         data,
         initialize,
         loss_schedule,
         _make(config, "optimizer"),
-        _make(config, "probe"),
+        probe,
         _make(config, "compute"),
         make_trainer,
         rank,

@@ -31,7 +31,11 @@ ROLES = {
 }
 # Keys that came after schema 1, and the value that stands for what a run did before there was such a key; None for a
 # key that only a new option has, since no earlier run had that option.
-OLD_CONFIG_DEFAULTS: dict[str, Any] = {"data.color": False, "data.fit": "stretch", "probe.matrices": True}
+OLD_CONFIG_DEFAULTS: dict[str, Any] = {
+    "data.color": False, "data.fit": "stretch", "probe.matrices": True, "model.norm": None, "model.stem": None,
+    "model.image_size": None, "model.depth": None, "model.width": None, "model.activation": None,
+    "model.residual": None, "model.pool": None, "model.name": None, "model.img_size": None, "model.patch_size": None,
+}  # fmt: skip
 # The beginnings of former names of what a `_target_` names, and of their names today.
 FORMER_TARGETS = {
     "igb.networks.": "igb.models.",

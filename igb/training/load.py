@@ -1,6 +1,8 @@
 """The trained network of a run folder."""
 
-from collections.abc import Iterator
+import inspect
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from torch import nn
 from igb._checks import InputError, one_line
 from igb._paths import import_from
 from igb.folder import state
-from igb.folder.identity import current_target
+from igb.folder.identity import current_target, flat
 from igb.folder.schema import checkpoint_path, hydra_path
 from igb.training.checkpoints import DAMAGE, read_checkpoint
 
@@ -40,7 +42,7 @@ def load_network(folder: str | Path, trust: bool = False) -> nn.Module:
     checkpoint = checkpoint_path(folder)
     if not checkpoint.exists():
         raise InputError(f"{folder} has no checkpoints/last.ckpt; the run did not keep one or has not written one yet")
-    model = _with_current_targets(entries["config"].get("model"))
+    model = _resolved(_with_current_targets(entries["config"].get("model")), flat(entries["config"]))
     if not trust:
         for text in _texts(model):
             _refuse_untrusted(text, folder)
@@ -49,7 +51,7 @@ def load_network(folder: str | Path, trust: bool = False) -> nn.Module:
     try:
         channels = 3 if (entries["config"].get("data") or {}).get("color") else 1
         arguments = network_arguments(len(entries["class_names"]), channels)
-        network = instantiate(model, **arguments, _convert_="all")
+        network = instantiate(without_unknown_nulls(model), **arguments, _convert_="all")
     except InstantiationException as error:
         raise InputError(f"the network of {folder} cannot be built ({one_line(error.__cause__ or error)})") from error
     try:
@@ -68,6 +70,21 @@ def network_arguments(num_classes: int, channels: int) -> dict[str, Any]:
     return {"num_classes": num_classes} | ({"in_channels": channels} if channels != 1 else {})
 
 
+def without_unknown_nulls(model: Any) -> Any:
+    """The config of a model without the keys that are null and that its constructor does not take.
+
+    Those are left of another option, as of `model=resnet50` where `model._target_` alone names another network.
+    """
+    try:
+        parameters = inspect.signature(get_object(model["_target_"])).parameters
+    except Exception:  # which tells more where the network is made
+        return model
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return model
+    unknown = [key for key in model if key not in parameters and not str(key).startswith("_") and model[key] is None]
+    return {key: model[key] for key in model if key not in unknown} if unknown else model
+
+
 def _with_current_targets(value: Any) -> Any:
     """The config of a model with every target by its name of today."""
     if isinstance(value, dict):
@@ -76,6 +93,16 @@ def _with_current_targets(value: Any) -> Any:
             for key, item in value.items()
         }
     return [_with_current_targets(item) for item in value] if isinstance(value, list) else value
+
+
+def _resolved(value: Any, values: Mapping[str, Any]) -> Any:
+    """The config of a model with every `${key}` of another plain value in its place; nothing else is resolved."""
+    if isinstance(value, dict):
+        return {key: _resolved(item, values) for key, item in value.items()}
+    if isinstance(value, str) and (found := re.fullmatch(r"\$\{([\w.]+)\}", value)):
+        other = values.get(found[1], value)
+        return other if isinstance(other, int | float) else value
+    return [_resolved(item, values) for item in value] if isinstance(value, list) else value
 
 
 def _texts(value: Any) -> Iterator[str]:
