@@ -115,7 +115,10 @@ def loaders(data: Any, workers: int, batch_size: int, pinned: bool = False) -> t
 
 
 class Clock(pl.Callback):
-    """Times the first batch and the validation that follows it."""
+    """Times every batch and the validation that follows it, or what other callbacks measure before this one."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
 
     def on_train_batch_start(self, *_: Any) -> None:
         """Start."""
@@ -123,15 +126,15 @@ class Clock(pl.Callback):
         self.started = time.perf_counter()
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """End, where measuring is done by another callback, before this one."""
+        """End of a batch."""
         finish()
-        self.seconds = time.perf_counter() - self.started
+        self.seconds.append(time.perf_counter() - self.started)
 
     def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """End."""
+        """End of the validation after it."""
         finish()
         if not trainer.sanity_checking:
-            self.seconds = time.perf_counter() - self.started
+            self.seconds[-1] = time.perf_counter() - self.started
 
 
 def fit(
@@ -157,4 +160,4 @@ def fit(
         callbacks=[clock],
     )
     trainer.fit(module, *loaders)
-    return clock.seconds
+    return clock.seconds[-1]
