@@ -62,17 +62,21 @@ def _arrays(folder: Path, classes: int) -> list[Any]:
     data = tail_path(folder).read_bytes() if tail_path(folder).exists() else b""  # before it is emptied into the others
     dtype = np.dtype(tail_type(classes))
     tail = np.frombuffer(data, dtype, count=len(data) // dtype.itemsize)
-    if len(tail) and not matrices_path(folder).exists():
-        arrays: list[Any] = [np.empty((0, classes, classes), np.float32) for _ in MATRICES]
+    arrays: list[Any]
+    if len(tail) and not matrices_path(folder).exists():  # as an earlier igb left a run that was killed early
+        arrays = [np.empty((0, classes, classes), np.float32) for _ in MATRICES]
     else:
-        group = zarr.open_group(matrices_path(folder), mode="r")
+        group: Any = zarr.open_group(matrices_path(folder), mode="r")
         arrays = [group[name] for name in MATRICES]
-    tail = tail[tail["place"] >= arrays[0].shape[0]]
+    # The arrays grow one after the other: a run that is killed in between leaves one shorter.
+    tail = tail[tail["place"] >= min(array.shape[0] for array in arrays)]
     if not len(tail):
         return arrays
-    whole = np.full((len(MATRICES), tail["place"][-1] + 1, classes, classes), np.nan, np.float32)
+    count = tail["place"][-1] + 1
+    whole = np.full((len(MATRICES), count, classes, classes), np.nan, np.float32)
     for name, array, result in zip(MATRICES, arrays, whole, strict=True):
-        result[: array.shape[0]] = array[:]
+        kept = array[:count]
+        result[: len(kept)] = kept
         result[tail["place"]] = tail[name]
     return list(whole)
 

@@ -3,8 +3,8 @@
 It is a group of the Zarr format, version 2, which zarr, xarray and others read: two arrays, `probability` and
 `prediction`, float32 [P, C, C], whose entry p is that of the p-th probe and view in metrics.csv. To append to an array
 takes zarr itself several milliseconds, longer than a step of a small network, so the few files are written here. To
-replace a file takes 0.2 ms, and far longer on the file systems of clusters, so it is done once a chunk and checkpoint;
-until then probes are in matrices.tail, one after the other.
+replace a file takes 0.2 ms, so it is done once a chunk and checkpoint; until then probes are in matrices.tail, one
+after the other.
 """
 
 import json
@@ -67,7 +67,7 @@ class MatrixStore:
             raise InputError(f"{path} {what} when its checkpoint was written; remove {folder} to start from scratch")
 
     def __enter__(self) -> "MatrixStore":
-        self._file = open(self._tail_path, "wb", buffering=0)  # what it has is later than what is kept
+        self._file = open(self._tail_path, "wb")  # what it has is later than what is kept
         if self._old or not self.written:
             shutil.rmtree(self._path, ignore_errors=True)
             self._end = self.written = 0
@@ -92,6 +92,8 @@ class MatrixStore:
 
     def write(self, place: int, probability: np.ndarray, prediction: np.ndarray) -> None:
         """Write the matrices [C, C] of the probe and view at a place, counted from 0, of metrics.csv."""
+        if not self._path.exists():
+            self._create()
         number, row = divmod(place, self._chunk)
         if number != self._number:
             self._write_chunk()
@@ -108,15 +110,23 @@ class MatrixStore:
             for name, array in zip(MATRICES, self._arrays, strict=True):
                 self._tail[name] = array[row]
             self._file.write(self._tail.tobytes())
+            self._file.flush()  # at once, whole or with an error, which an unbuffered file does not promise
+
+    def _create(self) -> None:
+        """Make the group with two arrays of no probe, so that readers find all of it or nothing."""
+        partial = self._path.with_name(f"{self._path.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        files = {".zgroup": b'{"zarr_format": 2}'} | {f"{name}/.zarray": self._metadata(name, 0) for name in MATRICES}
+        for name, data in files.items():
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            (partial / name).write_bytes(data)
+        partial.replace(self._path)
+        self._unsynced |= {self._path / name for name in files}
 
     def _write_chunk(self) -> None:
         """Write the chunk in memory, and empty the tail."""
         if self._end == self.written:
             return
-        if not self.written:
-            for name in MATRICES:
-                (self._path / name).mkdir(parents=True, exist_ok=True)
-            self._replace(self._path / ".zgroup", json.dumps({"zarr_format": 2}).encode())
         for name, array in zip(MATRICES, self._arrays, strict=True):
             if self._rounding and name == "probability":
                 values = array.reshape(-1)
@@ -132,7 +142,7 @@ class MatrixStore:
         self._write_chunk()
         for path in self._unsynced:
             sync(path)
-        for folder in {path.parent for path in self._unsynced}:
+        for folder in {path.parent for path in self._unsynced} | {self._path.parent}:
             sync(folder)
         self._unsynced.clear()
         return self.written
@@ -155,18 +165,21 @@ class MatrixStore:
 
     def _write_metadata(self, probes: int) -> None:
         for name in MATRICES:
-            metadata = {
-                "zarr_format": 2,
-                "shape": [probes, self._classes, self._classes],
-                "chunks": [self._chunk, self._classes, self._classes],
-                "dtype": "<f4",
-                "compressor": COMPRESSOR.get_config(),
-                "filters": [self._rounding.get_config()] if self._rounding and name == "probability" else None,
-                "fill_value": "NaN",
-                "order": "C",
-            }
-            self._replace(self._path / name / ".zarray", json.dumps(metadata).encode())
+            self._replace(self._path / name / ".zarray", self._metadata(name, probes))
         self.written = probes
+
+    def _metadata(self, name: str, probes: int) -> bytes:
+        metadata = {
+            "zarr_format": 2,
+            "shape": [probes, self._classes, self._classes],
+            "chunks": [self._chunk, self._classes, self._classes],
+            "dtype": "<f4",
+            "compressor": COMPRESSOR.get_config(),
+            "filters": [self._rounding.get_config()] if self._rounding and name == "probability" else None,
+            "fill_value": "NaN",
+            "order": "C",
+        }
+        return json.dumps(metadata).encode()
 
     def _replace(self, path: Path, data: bytes) -> None:
         replace(path, data)

@@ -1,9 +1,12 @@
+import contextlib
+
 import numpy as np
 import pytest
 import zarr
 
 import igb
 from igb._checks import InputError
+from igb.training import matrices as store_module
 from igb.training.matrices import CHUNK_PROBES, MatrixStore
 from tests.conftest import tiny_run
 
@@ -101,6 +104,38 @@ def test_a_killed_run_loses_no_more_than_its_last_probe(killed, kept):
         tail = folder / "matrices.tail"
         tail.write_bytes(tail.read_bytes()[:-3])  # in the middle of a write
         assert igb.load_matrices(folder).step.tolist() == list(range(43))
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("writes", range(4))
+@pytest.mark.parametrize("last", [16, 20, 32])
+def test_a_run_killed_while_it_replaces_files_loses_no_more_than_its_last_probe(monkeypatch, killed, writes, last):
+    """After none to three of the four files of a chunk, two of values and two of metadata; a chunk is 16 probes."""
+    folder, *matrices = killed
+    original, done = store_module.replace, 0
+
+    def replace(path, data):
+        nonlocal done
+        if done == writes:
+            raise Killed
+        done += 1
+        original(path, data)
+
+    monkeypatch.setattr(store_module, "CHUNK_PROBES", 16)
+    with contextlib.suppress(Killed), MatrixStore(folder, 10) as store:
+        for place in range(last):
+            if place == last - 1:
+                monkeypatch.setattr(store_module, "replace", replace)
+            store.write(place, matrices[0][place], matrices[1][place])
+        store.sync()
+    assert done == writes
+    found = igb.load_matrices(folder)
+    assert last - 1 <= len(found) <= last
+    for array, whole in zip((found.probability, found.prediction), matrices, strict=True):
+        assert np.array_equal(array[: last - 1], whole[: last - 1])
 
 
 def test_a_probe_without_a_row_in_the_metrics_is_left_out(killed):
