@@ -225,6 +225,7 @@ class Bench:
         self.times, self.shares, self.card_memory = Times(), dict[str, float](), dict[str, float]()
         self.modes = MODES if has_bfloat16(self.device) else MODES[:1]
         self.parts = {mode: experiment.build(self.config(f"compute={mode}")) for mode in self.modes}
+        torch.set_num_threads(self.parts["exact"].compute.threads or ALL_THREADS)  # of the sides other than igb's
         self.data = self.parts["exact"].data
         self.data.setup()
         self.available = len(self.data.test_labels)

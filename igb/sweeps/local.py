@@ -100,8 +100,10 @@ def visible_cards() -> list[str]:
 
     count = torch.cuda.device_count()  # without a CUDA context, and without names that no card has
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = [str(number) for number in range(count)] if given is None else given.split(",")
-    return [name.strip() for name in names[:count]]
+    names = [str(number) for number in range(count)] if given is None else [name.strip() for name in given.split(",")]
+    if count and names[0].startswith("MIG-"):  # of such parts of a card CUDA counts one in each process
+        return [name for name in names if name.startswith("MIG-")]
+    return names[:count]
 
 
 def least_used(cards: Sequence[str], used: Sequence[str | None]) -> str | None:

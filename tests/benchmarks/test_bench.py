@@ -5,6 +5,7 @@ import torch
 
 from benchmarks import bench, precision
 from igb import models
+from igb._settings import restored_settings
 from igb.compute import mode
 from tests.conftest import needs_bfloat16
 
@@ -72,7 +73,15 @@ def test_blocks_of_steps_through_igb_alternate_with_bare_ones(tmp_path):
 
 def test_fast_is_not_measured_where_it_is_exact(monkeypatch):
     monkeypatch.setattr(bench, "has_bfloat16", lambda device: False)
-    assert bench.Bench([*QUICK[:2], "compute.threads=1"], 64, 20).modes == ("exact",)
+    assert bench.Bench(QUICK[:2], 64, 20).modes == ("exact",)
+
+
+def test_threads_are_given_to_every_side():
+    with restored_settings():
+        measured = bench.Bench([*QUICK[:2], "compute.threads=3"], 64, 20)
+        for side in ("eager", "exact"):
+            with measured.settings(side):
+                assert torch.get_num_threads() == 3
 
 
 def test_eager_passes_are_timed_without_gradients():

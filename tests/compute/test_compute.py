@@ -13,6 +13,7 @@ import torchvision
 from torch import nn
 
 import igb
+from benchmarks.precision import Autocast
 from igb import experiment, initialization, models, statistics
 from igb._checks import InputError
 from igb.compute import Compute, fold, mode
@@ -283,16 +284,6 @@ def test_checkpoints_load_into_torchvision(tmp_path):
 def probability_and_accuracy(network, data):
     stats = statistics.measure(network, data.test_images, data.test_labels, transform=data.scale)
     return torch.stack([stats.probability, stats.accuracy])
-
-
-class Autocast(nn.Module):
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-
-    def forward(self, images):
-        with torch.autocast("cpu", torch.bfloat16):
-            return self.network(images)
 
 
 @needs_bfloat16

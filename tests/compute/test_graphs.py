@@ -10,6 +10,7 @@ import torch
 from igb.compute import Compute
 from igb.compute.cuda import graphs
 from igb.compute.cuda.graphs import WARM_UP, Graphed
+from igb.training.step import GraphedStep, Step
 from tests.conftest import tiny_run
 
 
@@ -92,8 +93,6 @@ def test_a_run_of_replays_has_the_numbers_of_one_of_calls(made, monkeypatch, tmp
 
 
 def test_a_learning_rate_that_changes_is_not_replayed(made):
-    from igb.training.step import GraphedStep, Step
-
     def trained(make):
         torch.manual_seed(0)
         network = torch.nn.Linear(3, 2)

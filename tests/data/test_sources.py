@@ -152,6 +152,13 @@ def test_the_files_of_mnist_are_read_as_torchvision_and_as_debian_keep_them(tmp_
         assert [name.partition(" - ")[0] for name in theirs] == ours
 
 
+def test_a_raw_file_that_is_damaged_is_named(tmp_path, no_network):
+    made_mnist(tmp_path / "root" / "MNIST" / "raw", packed=False)
+    (tmp_path / "root" / "MNIST" / "raw" / "train-images-idx3-ubyte").write_bytes(b"garbage")
+    with pytest.raises(InputError, match=r"does not hold MNIST and it could not be downloaded \(AssertionError\)"):
+        MNIST(tmp_path / "root").setup()
+
+
 def test_a_packed_file_that_is_cut_short_is_named(tmp_path, no_network):
     made_mnist(tmp_path / "root", packed=True)
     file = tmp_path / "root" / "train-images-idx3-ubyte.gz"

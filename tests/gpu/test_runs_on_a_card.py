@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import igb
+from benchmarks.precision import Autocast
 from igb import experiment
 from igb._checks import InputError
 from igb.compute import CALIBRATION, fold
@@ -120,16 +121,6 @@ def test_nothing_waits_for_the_card_between_two_probes(tmp_path, monkeypatch):
 
     monkeypatch.setattr(experiment.Classifier, "training_step", watched)
     run(tmp_path / "run", "model=resnet18", "probe=log")
-
-
-class Autocast(nn.Module):
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-
-    def forward(self, images):
-        with torch.autocast("cuda", torch.bfloat16):
-            return self.network(images)
 
 
 @pytest.mark.parametrize("model", MODELS)

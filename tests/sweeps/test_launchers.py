@@ -249,7 +249,7 @@ def test_jobs_are_dealt_to_the_cards(tmp_path, monkeypatch, cards, accelerators,
 @pytest.mark.parametrize(
     ("given", "count", "expected"),
     [(None, 2, ["0", "1"]), ("3, 1", 2, ["3", "1"]), ("GPU-a,MIG-b", 2, ["GPU-a", "MIG-b"]), ("", 0, []), ("-1", 0, []),
-     ("0,9,1", 1, ["0"]), (None, 0, [])],
+     ("0,9,1", 1, ["0"]), (None, 0, []), ("MIG-a, MIG-b", 1, ["MIG-a", "MIG-b"]), ("MIG-a", 0, [])],
 )  # fmt: skip
 def test_the_visible_cards_are_those_of_the_environment(monkeypatch, given, count, expected):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

@@ -1,7 +1,7 @@
 """CUDA graphs: work on a card that is recorded once and then replayed.
 
-A step of ResNet-50 is some thousand kernels, most of them shorter than it takes Python to launch them. A replay
-launches all at once.
+A step of ResNet-50 is some 900 calls of torch, each of which launches kernels from Python. A replay launches all at
+once.
 """
 
 import logging

@@ -1,7 +1,6 @@
 """Data sets that torchvision downloads and reads."""
 
 import gzip
-import zlib
 from abc import abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,8 +13,6 @@ from igb.data.images import Images, arrays_of, pixels
 from igb.data.module import ImageData
 
 IDX = ("images-idx3-ubyte", "labels-idx1-ubyte")  # the files of a split of MNIST
-# The errors of torchvision and scipy: no network, a wrong checksum, a folder that cannot be written, a damaged file.
-FAILURES = (OSError, RuntimeError, EOFError, ValueError, TypeError, zlib.error)
 
 
 class Downloaded(ImageData):
@@ -63,7 +60,7 @@ class Downloaded(ImageData):
         """The images, uint8 [N, H, W] or [N, H, W, 3], and the labels [N] of a split; InputError if there are none."""
         try:
             return self.read(train)
-        except FAILURES as error:
+        except Exception as error:  # of many types: no network, a wrong checksum, a damaged file
             file, origin = self.source()
             raise InputError(
                 f"root={self.root} does not hold {self.title} and it could not be downloaded ({one_line(error)}); "
