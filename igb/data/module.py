@@ -1,9 +1,9 @@
-"""Images held in memory as uint8 tensors and served in batches."""
+"""Images as uint8 tensors, in memory or mapped from their cache, served in batches."""
 
-import hashlib
+import dataclasses
+import signal
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,18 @@ from torch.utils.data import DataLoader
 from igb import _checks
 from igb._checks import InputError
 from igb.data import cache
-from igb.data.images import Images, check_class_names, check_split
+from igb.data.images import Images, LazyImages, check_class_names, check_split, summary
 from igb.data.order import Batch, EpochSampler, Shards
 from igb.data.scaling import SCALINGS, affine
+from igb.training.stopping import SIGNALS
 
-SERVING = {"batch_size", "scaling", "seed", "cache_dir", "trainer"}  # options that do not change the decoded images
+# Options that do not change the decoded images.
+SERVING = {"batch_size", "scaling", "seed", "cache_dir", "trainer", "memory", "workers"}
+MEMORIES = ("auto", "device", "host", "map")
 
 
 class ImageData(pl.LightningDataModule):
-    """A data set of images in memory; each batch is indexed, converted and scaled at once.
+    """A data set of images; each batch is indexed, converted and scaled at once.
 
     A subclass sets `class_names` in its constructor (cheaply, so that a sweep can be checked before it starts) and
     implements `decode`, and `files` if the decoded images are to be cached.
@@ -39,6 +42,10 @@ class ImageData(pl.LightningDataModule):
             [0, 1], `symmetric` to [-1, 1], `raw` to [0, 255].
         seed: it and the epoch alone decide the order of the training images.
         cache_dir: where decoded images are cached; by default the user's cache folder.
+        memory: where training images are: `device`, in the memory of the trainer's device; `host`, in that of the
+            machine; `map`, in the cache's files, of which each batch is read by itself. `auto` maps more than 2 GiB of
+            images and puts others on the device. Batches are the same.
+        workers: processes of `map` that read batches ahead; 0 reads them when they are needed.
     """
 
     class_names: Sequence[str]
@@ -55,6 +62,8 @@ class ImageData(pl.LightningDataModule):
         seed: int = 0,
         cache_dir: str | Path | None = None,
         color: bool = False,
+        memory: str = "auto",
+        workers: int = 2,
     ) -> None:
         super().__init__()
         self.color = _checks.boolean("color", color)
@@ -63,10 +72,14 @@ class ImageData(pl.LightningDataModule):
         self.scaling = _checks.choice("scaling", scaling, SCALINGS)
         self.seed = _checks.seed("seed", seed)
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else platformdirs.user_cache_path("igb")
+        self.memory = _checks.choice("memory", memory, MEMORIES)
+        self.workers = _checks.integer("workers", workers, at_least=0)
+        if memory == "map" and not self._is_cached:
+            raise InputError(f"memory=map needs a source that is cached; {type(self).__name__} is not")
 
     @abstractmethod
     def decode(self) -> Images:
-        """Read every image; raise an InputError that names the file if one cannot be read."""
+        """Find every image; reading one raises an InputError that names the file if it cannot be read."""
 
     def files(self) -> Sequence[str | Path]:
         """The files the images come from; decoded images are cached until one changes. Unless overridden, no cache."""
@@ -77,19 +90,37 @@ class ImageData(pl.LightningDataModule):
         if hasattr(self, "train_images"):
             return
         check_class_names(self.class_names)
-        arrays = self._images()
-        for split in ("train", "test"):
-            images, labels = getattr(arrays, f"{split}_images"), getattr(arrays, f"{split}_labels")
-            if images.ndim == 3:
-                images = images[:, None]
-                setattr(arrays, f"{split}_images", images)
-            check_split(split, images, labels, self.class_names, self.channels)
-        self._offset, self._divisor = affine(self.scaling, arrays.train_images)
+        if self._is_cached:
+            options = {name: value for name, value in vars(self).items() if name not in SERVING and name[0] != "_"}
+            arrays, found = cache.cached(self._checked, self.files(), type(self), options, self.cache_dir, self.memory)
+        else:
+            lazy = vars(self._checked())
+            arrays = {name: value[:] if isinstance(value, LazyImages) else value for name, value in lazy.items()}
+            found = summary(arrays)
+        self._digest = found.digest
+        self._offset, self._divisor = affine(self.scaling, found.counts)
         self._affine: dict[torch.device, tuple[Any, Any]] = {}
-        self._sampler = EpochSampler(len(arrays.train_labels), self.batch_size, self.seed)
+        self._sampler = EpochSampler(len(arrays["train_labels"]), self.batch_size, self.seed)
         self._shard = (0, 1)
-        for name, array in vars(arrays).items():
+        mapped = arrays["train_images"]
+        self._mapped = mapped if isinstance(mapped, np.memmap) else None
+        for name, array in arrays.items():
             setattr(self, name, torch.from_numpy(array))
+
+    @property
+    def _is_cached(self) -> bool:
+        return type(self).files is not ImageData.files
+
+    def _checked(self) -> Images:
+        """What the source decodes, checked, with channels."""
+        images = self.decode()
+        for split in ("train", "test"):
+            found, labels = getattr(images, f"{split}_images"), getattr(images, f"{split}_labels")
+            if isinstance(found, np.ndarray) and found.ndim == 3:
+                found = found[:, None]
+            check_split(split, found, labels, self.class_names, self.channels)
+            images = dataclasses.replace(images, **{f"{split}_images": found})
+        return images
 
     @property
     def channels(self) -> int:
@@ -101,20 +132,9 @@ class ImageData(pl.LightningDataModule):
         """Batches in an epoch."""
         return len(self._sampler)
 
-    def digest(self) -> str:
-        """A hash of the decoded images and labels of both splits, independent of where they are stored."""
-        found = hashlib.sha256()
-        for name in (field.name for field in fields(Images)):
-            array = getattr(self, name).numpy()
-            if array.ndim == 4 and array.shape[1] == 1:  # as it was hashed before there was colour
-                array = array[:, 0]
-            found.update(f"{name} {array.dtype} {array.shape}\n".encode())
-            found.update(np.ascontiguousarray(array).data)
-        return found.hexdigest()
-
     def entries(self) -> dict[str, str | list[str]]:
-        """What run.json says of the images: their hash, and the names of their classes."""
-        return {"images": self.digest(), "class_names": list(self.class_names)}
+        """What run.json says of the images: their hash (see `Summary`), and the names of their classes."""
+        return {"images": self._digest, "class_names": list(self.class_names)}
 
     def shard(self, rank: int, world_size: int, at_least: int) -> None:
         """Serve one process's shard of every batch from now on; InputError if a shard has fewer than `at_least`."""
@@ -137,30 +157,50 @@ class ImageData(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of uint8 images [B, C, H, W] and labels [B]; Lightning tells the sampler the epoch.
 
-        Images, labels and order lie on the trainer's device, so that no batch waits for a transfer.
+        Unless they are mapped or in the host's memory, images, labels and order lie on the trainer's device, so that no
+        batch waits for a transfer.
         """
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        self._sampler.device = device
+        is_on_host = self.memory == "host" or self._mapped is not None
+        place = torch.device("cpu") if is_on_host else device
+        self._sampler.device = place
         if self.trainer:
             self._sampler.start_at(*divmod(self.trainer.global_step, self.steps_per_epoch))
+        try:
+            images, labels = self.train_images.to(place), self.train_labels.to(place)
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"data.memory={self.memory}: {self.train_images.nbytes / 1e9:.2f} GB of images do not fit the memory "
+                f"of {device}; use host or map"
+            ) from error
+        options: dict[str, Any] = {}
+        if self._mapped is not None and self.workers:
+            options = {
+                "num_workers": self.workers,
+                "persistent_workers": True,
+                "multiprocessing_context": "fork",  # another start would copy the images into each worker
+                "worker_init_fn": _ignore_signals,
+            }
         return DataLoader(
-            Shards(self.train_images.to(device), self.train_labels.to(device), *self._shard),
+            Shards(images, labels, *self._shard, self._mapped),
             sampler=self._sampler,
             batch_size=None,
             generator=torch.Generator(),  # else every epoch would draw from the global one
+            pin_memory=is_on_host and device.type == "cuda",
+            **options,
         )
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Nothing to transfer."""
-        return batch
+        """Transfer a batch that is not there."""
+        images, labels = (tensor.to(device, non_blocking=True) for tensor in (batch.images, batch.labels))
+        return Batch(images, labels, batch.size)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Scale a batch of uint8 images on the device."""
         return batch._replace(images=self.scale(batch.images))
 
-    def _images(self) -> Images:
-        """The decoded images, cached if the source overrides `files`."""
-        if type(self).files is ImageData.files:
-            return self.decode()
-        options = {name: value for name, value in vars(self).items() if name not in SERVING and name[0] != "_"}
-        return cache.cached(self.decode, self.files(), type(self), options, self.cache_dir)
+
+def _ignore_signals(worker: int) -> None:
+    """Leave stopping to the process that trains, which ends its workers itself: signals often go to all of a job."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from igb import _batches
+from igb.data.images import release
 
 
 class Batch(NamedTuple):
@@ -22,12 +23,18 @@ class Batch(NamedTuple):
 class Shards(Dataset[Batch]):
     """A data set whose items are one process's shards of the batches; shards differ by one image at most."""
 
-    def __init__(self, images: Tensor, labels: Tensor, rank: int, world_size: int) -> None:
-        self.images, self.labels, self.rank, self.world_size = images, labels, rank, world_size
+    def __init__(
+        self, images: Tensor, labels: Tensor, rank: int, world_size: int, mapped: np.ndarray | None = None
+    ) -> None:
+        """`mapped` is the array of the images, if they are mapped from a file."""
+        self.images, self.labels, self.rank, self.world_size, self.mapped = images, labels, rank, world_size, mapped
 
     def __getitem__(self, batch: Tensor) -> Batch:
         shard = batch.tensor_split(self.world_size)[self.rank]
-        return Batch(self.images[shard], self.labels[shard], len(batch))
+        found = Batch(self.images[shard], self.labels[shard], len(batch))
+        if self.mapped is not None:
+            release(self.mapped)
+        return found
 
 
 class EpochSampler(Sampler[Tensor]):

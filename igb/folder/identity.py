@@ -23,6 +23,8 @@ ROLES = {
     "name": MAY_DIFFER,
     "data.root": MAY_DIFFER,  # the images are what counts; run.json has their hash
     "data.cache_dir": MAY_DIFFER,
+    "data.memory": MAY_DIFFER,
+    "data.workers": MAY_DIFFER,
     "probe.matrices": MAY_DIFFER,
     "trainer.checkpoint_minutes": MAY_DIFFER,
     "trainer.keep_checkpoint": MAY_DIFFER,
@@ -32,7 +34,8 @@ ROLES = {
 # Keys that came after schema 1, and the value that stands for what a run did before there was such a key; None for a
 # key that only a new option has, since no earlier run had that option.
 OLD_CONFIG_DEFAULTS: dict[str, Any] = {
-    "data.color": False, "data.fit": "stretch", "probe.matrices": True, "model.norm": None, "model.stem": None,
+    "data.color": False, "data.fit": "stretch", "data.memory": None, "data.workers": None, "probe.matrices": True,
+    "model.norm": None, "model.stem": None,
     "model.image_size": None, "model.depth": None, "model.width": None, "model.activation": None,
     "model.residual": None, "model.pool": None, "model.name": None, "model.img_size": None, "model.patch_size": None,
 }  # fmt: skip

@@ -11,9 +11,9 @@ from torch import nn
 
 
 class Tiny(nn.Sequential):
-    def __init__(self, num_classes: int, dropout: float = 0.0):
+    def __init__(self, num_classes: int, dropout: float = 0.0, in_channels: int = 1):
         super().__init__(
-            nn.Conv2d(1, 8, 5, stride=4),
+            nn.Conv2d(in_channels, 8, 5, stride=4),
             nn.BatchNorm2d(8),
             nn.ReLU(),
             nn.AdaptiveAvgPool2d(7),

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 from PIL import Image
 
-from igb.data.images import Images, arrays_of, pixels
+from igb.data.images import Images, fields_of, pixels
 from igb.data.module import ImageData
 
 
@@ -30,8 +30,11 @@ def _digits(image_size: int, color: bool) -> Images:
     digits = load_digits()
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     train, test = train_test_split(np.arange(len(images)), test_size=360, stratify=digits.target, random_state=0)
-    arrays: dict[str, np.ndarray] = {}
-    for name, index in (("train", train), ("test", test)):
-        resized = (pixels(Image.fromarray(image), image_size, color=color) for image in images[index])
-        arrays |= arrays_of(name, resized, digits.target[index])
-    return Images(**arrays)
+
+    def read(image: np.ndarray) -> np.ndarray:
+        return pixels(Image.fromarray(image), image_size, color=color)
+
+    return Images(
+        **fields_of("train", images[train], read, digits.target[train]),
+        **fields_of("test", images[test], read, digits.target[test]),
+    )

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from igb._checks import InputError, one_line
-from igb.data.images import Images, arrays_of, pixels
+from igb.data.images import Images, fields_of, pixels
 from igb.data.module import ImageData
 
 IDX = ("images-idx3-ubyte", "labels-idx1-ubyte")  # the files of a split of MNIST
@@ -49,12 +49,14 @@ class Downloaded(ImageData):
 
     def decode(self) -> Images:
         """Read the files with torchvision."""
-        arrays: dict[str, np.ndarray] = {}
+        fields: dict[str, Any] = {}
         for name, train in (("train", True), ("test", False)):
             images, labels = self._split(train)
-            made = (pixels(Image.fromarray(image), self.image_size, color=self.color) for image in np.asarray(images))
-            arrays |= arrays_of(name, made, labels)
-        return Images(**arrays)
+            fields |= fields_of(name, np.asarray(images), self._pixels, labels)
+        return Images(**fields)
+
+    def _pixels(self, image: np.ndarray) -> np.ndarray:
+        return pixels(Image.fromarray(image), self.image_size, color=self.color)
 
     def _split(self, train: bool) -> tuple[Any, Any]:
         """The images, uint8 [N, H, W] or [N, H, W, 3], and the labels [N] of a split; InputError if there are none."""

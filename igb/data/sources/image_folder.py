@@ -4,7 +4,6 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from PIL import Image
 
 from igb import _checks
 from igb._checks import InputError, one_line
-from igb.data.images import FITS, Images, arrays_of, check_class_names, pixels
+from igb.data.images import FITS, Images, check_class_names, fields_of, pixels
 from igb.data.module import ImageData
 
 # As in `torchvision.datasets.ImageFolder`.
@@ -50,18 +49,22 @@ class ImageFolder(ImageData):
         self._listed: dict[str, list[tuple[str, int]]] = {}
         check_class_names(self.class_names)
 
+    def setup(self, stage: str | None = None) -> None:
+        """Load the images once, and forget their paths, which may be a million."""
+        super().setup(stage)
+        self._listed.clear()
+
     def files(self) -> list[str]:
         """All image files, class by class."""
         return [path for split in ("train", "test") for path, _ in self._samples(split)]
 
     def decode(self) -> Images:
         """Read every image file."""
-        arrays: dict[str, np.ndarray] = {}
-        with ThreadPoolExecutor() as pool:  # PIL decodes outside the interpreter's lock
-            for split in ("train", "test"):
-                paths, labels = zip(*self._samples(split), strict=True)
-                arrays |= arrays_of(split, pool.map(self._read, paths), labels)
-        return Images(**arrays)
+        fields: dict[str, Any] = {}
+        for split in ("train", "test"):
+            paths, labels = zip(*self._samples(split), strict=True)
+            fields |= fields_of(split, paths, self._read, labels)
+        return Images(**fields)
 
     def _class_folders(self, split: str) -> dict[str, str]:
         """The folder of each class by the class's name, which is the folder's name as UTF-8, whatever the locale."""
