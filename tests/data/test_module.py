@@ -231,6 +231,23 @@ def test_a_class_folder_missing_from_test_is_named(image_folder):
         ImageFolder(image_folder)
 
 
+def test_val_is_read_where_there_is_no_test(image_folder):
+    expected = load(image_folder)
+    (image_folder / "test").rename(image_folder / "val")
+    data = load(image_folder)
+    assert data.entries() == expected.entries()
+    for file in (image_folder / "val" / "bee").iterdir():
+        file.unlink()
+    with pytest.raises(InputError, match="val/bee has no image"):
+        load(image_folder)
+
+
+def test_a_broken_link_is_named(image_folder):
+    (image_folder / "train" / "bee" / "7.png").symlink_to("nowhere.png")
+    with pytest.raises(InputError, match=r"root: .*train/bee/7\.png cannot be read \(No such file or directory\)"):
+        load(image_folder)
+
+
 def test_a_corrupt_image_is_named(image_folder):
     file = image_folder / "train" / "bee" / "1.png"
     file.write_bytes(file.read_bytes()[:60])

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 class ImageFolder(ImageData):
     """Images in `root/train/<class>/*` and `root/test/<class>/*`, the layout of `torchvision.datasets.ImageFolder`.
 
+    Where there is no `test`, the images of `val` are the test images.
+
     Files that programs leave there are skipped: names with a leading dot, `__MACOSX` and `Thumbs.db`. Pictures in
     unsupported formats are skipped too, and counted in one line of the log.
 
@@ -41,10 +43,13 @@ class ImageFolder(ImageData):
             raise InputError("root is required: a folder with train/<class>/* and test/<class>/*")
         self.root = Path(str(root)).expanduser().resolve()
         self.fit = _checks.choice("fit", fit, FITS)
+        self._folders = {"train": self.root / "train", "test": self.root / "test"}
+        if not self._folders["test"].is_dir() and (self.root / "val").is_dir():
+            self._folders["test"] = self.root / "val"
         folders = {split: self._class_folders(split) for split in ("train", "test")}
         for name in sorted(folders["train"].keys() ^ folders["test"].keys()):
             split = "test" if name in folders["train"] else "train"
-            raise InputError(f"root={self.root}: {split}/ has no folder {name!r}, but the other split has")
+            raise InputError(f"root={self.root}: {self._name(split)} has no folder {name!r}, but the other split has")
         self.class_names = sorted(folders["train"])
         self._listed: dict[str, list[tuple[str, int]]] = {}
         check_class_names(self.class_names)
@@ -68,15 +73,18 @@ class ImageFolder(ImageData):
 
     def _class_folders(self, split: str) -> dict[str, str]:
         """The folder of each class by the class's name, which is the folder's name as UTF-8, whatever the locale."""
-        folder = self.root / split
+        folder = self._folders[split]
         if not folder.is_dir():
             raise InputError(
-                f"root={self.root} must be a folder with train/<class>/* and test/<class>/*; no {split}/ there"
+                f"root={self.root} must be a folder with train/<class>/* and test/<class>/*; "
+                f"no {self._name(split)} there"
             )
         with os.scandir(folder) as entries:
             found = [entry.name for entry in entries if entry.is_dir() and not _is_litter(entry.name)]
         if len(found) < 2:
-            raise InputError(f"root={self.root}: {split}/ must hold a folder for each of two or more classes")
+            raise InputError(
+                f"root={self.root}: {self._name(split)} must hold a folder for each of two or more classes"
+            )
         return {os.fsencode(name).decode("utf-8", "surrogateescape"): str(folder / name) for name in found}
 
     def _samples(self, split: str) -> list[tuple[str, int]]:
@@ -100,13 +108,18 @@ class ImageFolder(ImageData):
                     others[ending] += 1
             skipped = ", ".join(f"{count} {ending}" for ending, count in others.most_common())
             if len(samples) == before:
+                also = f" (skipped: {skipped})" if others else ""
                 raise InputError(
-                    f"root={self.root}: {split}/{name} has no image{f' (skipped: {skipped})' if others else ''}; "
+                    f"root={self.root}: {self._name(split)}{name} has no image{also}; "
                     f"supported formats are {', '.join(sorted(READ))}"
                 )
         if others:
-            log.warning("%s: skipped pictures in unsupported formats: %s", self.root / split, skipped)
+            log.warning("%s: skipped pictures in unsupported formats: %s", self._folders[split], skipped)
         return samples
+
+    def _name(self, split: str) -> str:
+        """The folder of a split, for messages."""
+        return f"{self._folders[split].name}/"
 
     def _read(self, path: str) -> np.ndarray:
         try:
