@@ -23,16 +23,21 @@ def slurm_tasks() -> int:
     return (number("SLURM_STEP_NUM_TASKS") or 0) if all(number(name) is not None for name in TASK) else 0
 
 
-def drop_stale_variables(devices: int | None = None) -> None:
+def is_started_with(processes: int) -> bool:
+    """Whether this process is one of so many, which SLURM or torchrun started."""
+    return slurm_tasks() == processes or number("WORLD_SIZE") == processes
+
+
+def drop_stale_variables(processes: int | None = None) -> None:
     """Remove the variables of a group of processes that this one is not part of; libraries would wait for the others.
 
-    It is part of one if its launcher set all of `GROUP`, for as many processes as `devices` where that is known. If
-    SLURM started one task per device, its own variables are used instead.
+    It is part of one if its launcher set all of `GROUP`, for as many processes as the run has where that is known. If
+    SLURM started a task for each, its own variables are used instead.
     """
     local, size, port = number("LOCAL_RANK"), number("WORLD_SIZE"), number("MASTER_PORT")
     is_member = local is not None and size is not None and local < size and port and os.environ.get("MASTER_ADDR")
-    use_slurm = devices is not None and 1 < devices == slurm_tasks()
-    if not is_member or use_slurm or (devices is not None and (devices == 1 or size != devices)):
+    use_slurm = processes is not None and 1 < processes == slurm_tasks()
+    if not is_member or use_slurm or (processes is not None and (processes == 1 or size != processes)):
         for name in (*GROUP, *RANKS):
             os.environ.pop(name, None)
     drop_malformed_variables()

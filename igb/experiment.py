@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from igb import _checks, _slurm, initialization
 from igb._checks import InputError, one_line
-from igb._environment import slurm_tasks
+from igb._environment import is_started_with, slurm_tasks
 from igb._paths import config_folder, quoted, user_config_folders
 from igb._settings import flushed_denormals, restored_settings
 from igb.compute import ALL_THREADS, Compute
@@ -60,6 +60,7 @@ class Parts(NamedTuple):
     compute: Compute
     make_trainer: Callable[..., pl.Trainer]
     rank: int  # of this process among those of the run, one per device
+    world_size: int  # the number of these processes
     smallest_shard: int  # the fewest images of a batch that a device may get
 
 
@@ -139,7 +140,7 @@ def carry_out(
 
         with _checks.within("data"):
             data.setup()
-            data.shard(parts.rank, config.trainer.devices, parts.smallest_shard)
+            data.shard(parts.rank, parts.world_size, parts.smallest_shard)
         with _checks.within("probe"):
             order = probe.order(data.test_labels)
         entries = data.entries()
@@ -183,7 +184,7 @@ def carry_out(
         if trainer.strategy.launcher is not None:  # Lightning leaves the others running when this one fails
             atexit.register(trainer.strategy.launcher.kill, signal.SIGKILL)
         threads = previous.get("threads") if last else None  # the last bits depend on their number
-        compute = parts.compute.on(trainer.strategy.root_device, threads or _threads(parts.compute, limits.devices))
+        compute = parts.compute.on(trainer.strategy.root_device, threads or _threads(parts, limits.devices))
         pl.seed_everything(process_seed(config.seed, parts.rank), verbose=False)
         classifier = Classifier(parts.make_network(), loss_schedule, parts.make_optimizer, compute)
         with stop.deferred():
@@ -212,11 +213,11 @@ def process_seed(seed: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, rank]).generate_state(1, np.uint32)[0])
 
 
-def _threads(compute: Compute, devices: int) -> int:
-    """The threads of a process: as in the config, or the cores of the run divided by its devices."""
-    if compute.threads is not None:
-        return compute.threads
-    share = 1 if slurm_tasks() == devices else devices  # each task of SLURM has its own cores
+def _threads(parts: Parts, devices: int) -> int:
+    """The threads of a process: as in the config, or the cores of the run divided by the devices of this machine."""
+    if parts.compute.threads is not None:
+        return parts.compute.threads
+    share = 1 if slurm_tasks() == parts.world_size else devices  # each task of SLURM has its own cores
     return max(1, min(ALL_THREADS, _slurm.cores() or ALL_THREADS) // share)
 
 
@@ -241,7 +242,12 @@ def build(config: DictConfig, on_this_machine: bool = True) -> Parts:
         _checks.boolean("keep_checkpoint", config.trainer.keep_checkpoint)
         _checks.number("checkpoint_minutes", config.trainer.checkpoint_minutes, at_least=0)
     make_trainer = functools.partial(_make, config, "trainer", without=("keep_checkpoint", "checkpoint_minutes"))
-    rank = make_trainer(**{} if on_this_machine else {"accelerator": "cpu"}).global_rank
+    trainer = make_trainer(**{} if on_this_machine else {"accelerator": "cpu"})
+    if on_this_machine and trainer.num_nodes > 1 and not is_started_with(trainer.world_size):
+        raise InputError(
+            f"trainer.num_nodes={trainer.num_nodes} needs hydra/launcher=slurm, or torchrun on each node; see "
+            "docs/clusters.md"
+        )
     classes = len(data.class_names)
     arguments = network_arguments(classes, data.channels)
     config = config.copy()
@@ -249,9 +255,9 @@ def build(config: DictConfig, on_this_machine: bool = True) -> Parts:
         config.model = without_unknown_nulls(config.model)
     has_batch_norm = _has_batch_norm(OmegaConf.to_yaml(config.model, resolve=True), **arguments)
     smallest_shard = 2 if has_batch_norm else 1
-    if data.batch_size < (needed := smallest_shard * config.trainer.devices):
+    if data.batch_size < (needed := smallest_shard * trainer.world_size):
         what = "a network with batch norm" if smallest_shard > 1 else "a network"
-        where = f" on each of {config.trainer.devices} devices" if config.trainer.devices > 1 else ""
+        where = f" on each of {trainer.world_size} devices" if trainer.world_size > 1 else ""
         raise InputError(f"data.batch_size={data.batch_size} must be at least {needed} for {what}{where}")
     make_network = functools.partial(_make, config, "model", **arguments)
     probe = _make(config, "probe")
@@ -266,7 +272,8 @@ def build(config: DictConfig, on_this_machine: bool = True) -> Parts:
         probe,
         _make(config, "compute"),
         make_trainer,
-        rank,
+        trainer.global_rank,
+        trainer.world_size,
         smallest_shard,
     )
 

@@ -23,6 +23,8 @@ def test_a_command_runs(page, line, command, tmp_path, image_folder, undrawn):
         assert f"\n{arguments[0]}:" in makefile
         assert f"make {arguments[0]}" in (ROOT / ".ci" / "run").read_text()
         return
+    if program == "torchrun":
+        return  # test_devices.py runs it
     on_slurm = "hydra/launcher=slurm" in arguments
     if any(item.startswith("trainer.devices=") for item in arguments) and not on_slurm:
         return  # test_devices.py runs it, as a process can be one device only

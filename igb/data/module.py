@@ -142,7 +142,7 @@ class ImageData(pl.LightningDataModule):
         if smallest < world_size * at_least:
             raise InputError(
                 f"batch_size={self.batch_size} leaves a batch of {smallest} images, too few for {at_least} on each of "
-                f"trainer.devices={world_size}"
+                f"{world_size} devices"
             )
         self._shard = (rank, world_size)
 

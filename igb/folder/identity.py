@@ -35,7 +35,7 @@ ROLES = {
 # key that only a new option has, since no earlier run had that option.
 OLD_CONFIG_DEFAULTS: dict[str, Any] = {
     "data.color": False, "data.fit": "stretch", "data.memory": None, "data.workers": None, "probe.matrices": True,
-    "model.norm": None, "model.stem": None,
+    "trainer.num_nodes": 1, "model.norm": None, "model.stem": None,
     "model.image_size": None, "model.depth": None, "model.width": None, "model.activation": None,
     "model.residual": None, "model.pool": None, "model.name": None, "model.img_size": None, "model.patch_size": None,
 }  # fmt: skip

@@ -95,8 +95,9 @@ def label_of_this(hydra: Any) -> str:
 
 def refuse_several_devices(configs: Sequence[DictConfig]) -> None:
     """Raise InputError for a job on several devices, each of which would need a process of its own."""
-    if (devices := max(config.trainer.devices for config in configs)) > 1:
-        raise InputError(f"trainer.devices={devices} in a sweep needs hydra/launcher=slurm")
+    for key in ("devices", "num_nodes"):
+        if (count := max(config.trainer.get(key, 1) for config in configs)) > 1:
+            raise InputError(f"trainer.{key}={count} in a sweep needs hydra/launcher=slurm")
 
 
 def check_jobs(configs: Sequence[DictConfig], folders: Sequence[Path | None], on_this_machine: bool = True) -> None:

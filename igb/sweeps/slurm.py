@@ -42,12 +42,13 @@ class SlurmLauncher(ProcessLauncher):
         time: minutes that a job may take, after which it is requeued.
         signal_seconds: seconds before that limit at which a job is told to write its checkpoint.
         cpus: CPU cores per task.
-        gpus: GPUs per job.
-        memory: memory per job, such as `16GB`.
+        gpus: GPUs per node.
+        memory: memory per node, such as `16GB`.
         parallel: the number of jobs that run at the same time.
         setup: shell commands to run before a job.
         options: other options of sbatch, by their names.
         poll_seconds: seconds between looks at SLURM's queue.
+        nodes: nodes per job (default: as `trainer.num_nodes` says).
         python: the command that runs Python in a job (default: the Python that submits it).
     """
 
@@ -67,6 +68,7 @@ class SlurmLauncher(ProcessLauncher):
         partition: str | None = None,
         account: str | None = None,
         qos: str | None = None,
+        nodes: int | None = None,
         python: str | None = None,
     ) -> None:
         self.python = python
@@ -79,6 +81,7 @@ class SlurmLauncher(ProcessLauncher):
                 raise InputError(f"options={options} must be a mapping of sbatch options to values")
             if taken := sorted(RESERVED_OPTIONS & options.keys()):
                 raise InputError(f"options.{taken[0]}={options[taken[0]]} is set by igb and cannot be overridden")
+            self.nodes = None if nodes is None else _checks.integer("nodes", nodes, at_least=1)
             self.poll_seconds = _checks.number("poll_seconds", poll_seconds, at_least=0.1)
             self.seconds = 60 * time - signal_seconds - 60  # SLURM may send it a minute early
             self.parameters: dict[str, Any] = {
@@ -98,9 +101,11 @@ class SlurmLauncher(ProcessLauncher):
     def check(self, configs: Sequence[DictConfig]) -> None:
         """Raise InputError if jobs of these configs cannot be submitted."""
         gpus = self.parameters["gpus_per_node"]
-        for devices in {config.trainer.devices for config in configs}:
+        for nodes, devices in {_shape(config) for config in configs}:
             if gpus not in (None, devices):
                 raise InputError(f"hydra.launcher.gpus={gpus} must equal trainer.devices ({devices}) or be 0")
+            if self.nodes not in (None, nodes):
+                raise InputError(f"hydra.launcher.nodes={self.nodes} must equal trainer.num_nodes ({nodes}) or be null")
         if not shutil.which("sbatch") or not shutil.which("srun"):
             raise InputError("hydra/launcher=slurm: sbatch or srun not found on PATH")
 
@@ -114,9 +119,9 @@ class SlurmLauncher(ProcessLauncher):
             raise InputError(f"squeue failed: {_slurm.error_text(error)}") from error
         left = [name for name in jobs if name not in known]
         ids = {name: job.id for name, job in known.items() if name in jobs}
-        for devices in {jobs[name].config.trainer.devices for name in left}:  # the jobs of an array are alike
-            alike = {name: jobs[name] for name in left if jobs[name].config.trainer.devices == devices}
-            ids |= self._submit(alike, devices, make_folder(records / "array", exclusively=True))
+        for shape in {_shape(jobs[name].config) for name in left}:  # the jobs of an array are alike
+            alike = {name: jobs[name] for name in left if _shape(jobs[name].config) == shape}
+            ids |= self._submit(alike, *shape, make_folder(records / "array", exclusively=True))
         print(f"igb: {len(left)} jobs submitted, {len(jobs) - len(left)} already in the queue", flush=True)
         try:
             errors = self._wait(records, jobs)
@@ -127,7 +132,7 @@ class SlurmLauncher(ProcessLauncher):
             raise
         return [job.ended(errors[name]) for name, job in jobs.items()]
 
-    def _submit(self, jobs: dict[str, Job], devices: int, folder: Path) -> dict[str, str]:
+    def _submit(self, jobs: dict[str, Job], nodes: int, devices: int, folder: Path) -> dict[str, str]:
         """Submit jobs as an array, of a task for each device, whose records are in `folder`; return the id of each."""
         import submitit
 
@@ -138,6 +143,7 @@ class SlurmLauncher(ProcessLauncher):
         executor.update_parameters(
             job_name=self.config.hydra.job.name,
             comment=str(folder),
+            nodes=nodes,
             ntasks_per_node=devices,
             srun_args=[
                 "--kill-on-bad-exit=1",  # the other processes of a run would wait for one that failed
@@ -194,6 +200,11 @@ class SlurmLauncher(ProcessLauncher):
             if len(ended) < len(jobs):
                 time.sleep(self.poll_seconds)
         return ended
+
+
+def _shape(config: DictConfig) -> tuple[int, int]:
+    """The nodes of a job, and the devices of each."""
+    return config.trainer.get("num_nodes", 1), config.trainer.devices
 
 
 def _status(folder: Path) -> str | None:

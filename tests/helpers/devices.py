@@ -33,14 +33,16 @@ OVERRIDES = (
 )  # fmt: skip
 
 
-def start(task: Callable[[], object], processes: int) -> list[int]:
-    """Fork processes that carry out a task together."""
+def start(task: Callable[[], object], processes: int, nodes: int = 1) -> list[int]:
+    """Fork processes that carry out a task together, and believe that they are on so many nodes."""
     port, started = str(free_port()), []
     for rank in range(processes):
         if (process := os.fork()) == 0:
             try:
                 logging.getLogger().setLevel(logging.ERROR)
-                os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
+                node, local = divmod(rank, processes // nodes)
+                os.environ |= {"LOCAL_RANK": str(local), "RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
+                os.environ |= {"GROUP_RANK": str(node)}
                 os.environ |= {"WORLD_SIZE": str(processes), "MASTER_PORT": port}
                 task()
                 os._exit(0)
@@ -56,10 +58,11 @@ def wait(processes: list[int]) -> list[int]:
     return [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
 
 
-def run(folder: Path, devices: int, *overrides: str) -> None:
+def run(folder: Path, devices: int, *overrides: str, nodes: int = 1) -> None:
     """Carry out a run."""
-    config = tiny_config(*OVERRIDES, f"trainer.devices={devices}", *overrides)
-    assert wait(start(lambda: experiment.run(config, folder), devices)) == [0] * devices
+    config = tiny_config(*OVERRIDES, f"trainer.devices={devices}", f"trainer.num_nodes={nodes}", *overrides)
+    processes = devices * nodes
+    assert wait(start(lambda: experiment.run(config, folder), processes, nodes)) == [0] * processes
 
 
 def stop(folder: Path, config: DictConfig) -> None:
@@ -88,6 +91,9 @@ def main(folder: Path) -> None:
     """Leave all runs in the folder."""
     run(folder / "apart", 1, "model._target_=tests.helpers.networks.Apart")
     run(folder / "two", 2)
+    for steps in (20, 34):  # the second resumes the first
+        run(folder / "nodes", 1, f"trainer.max_steps={steps}", nodes=2)
+    run(folder / "linear-2x2", 2, "model._target_=tests.helpers.networks.Linear", nodes=2)
     for devices in (1, 3):
         run(folder / f"linear-{devices}", devices, "model._target_=tests.helpers.networks.Linear")
         learned = ("loss._target_=tests.training.test_step.Learned", "loss.warmup_epochs=1")

@@ -103,6 +103,28 @@ def test_slurm_without_its_commands_is_one_line(command, monkeypatch, tmp_path):
     assert not Path("multirun").exists()
 
 
+def test_jobs_of_several_nodes_ask_for_them(command, monkeypatch, tmp_path):
+    for name, text in {
+        "sbatch": f"cat $1 > {tmp_path}/asked; echo 'Submitted batch job 7'", "srun": "true", "squeue": "true",
+    }.items():  # fmt: skip
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(slurm, "PATIENCE", 0)
+    launcher = [
+        "hydra/launcher=slurm",
+        "hydra.launcher.nodes=2",
+        "hydra.launcher.gpus=3",
+        "hydra.launcher.poll_seconds=0.1",
+    ]
+    status, output = command("--multirun", *launcher, *TINY, "trainer.devices=3", "trainer.num_nodes=2", "name=mine")
+    assert status == 1  # as nothing ran
+    assert "igb: 1 jobs submitted" in output
+    asked = (tmp_path / "asked").read_text()
+    for option in ("--nodes=2", "--ntasks-per-node=3", "--gpus-per-node=3"):
+        assert f"#SBATCH {option}\n" in asked
+
+
 def test_a_finished_sweep_needs_no_slurm(command, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     arguments = ["--multirun", *TINY, "trainer.max_epochs=0", "seed=0,1", "name=mine"]
@@ -121,6 +143,8 @@ def test_a_finished_sweep_needs_no_slurm(command, monkeypatch, tmp_path):
         ("options=abc", "hydra.launcher.options=abc must be a mapping of sbatch options to values"),
         ("+options.comment=x", "hydra.launcher.options.comment=x is set by igb and cannot be overridden"),
         ("gpus=2", "hydra.launcher.gpus=2 must equal trainer.devices (1) or be 0"),
+        ("nodes=2", "hydra.launcher.nodes=2 must equal trainer.num_nodes (1) or be null"),
+        ("nodes=0", "hydra.launcher.nodes=0 must be a whole number of at least 1"),
         ("parallel=0", "hydra.launcher.parallel=0 must be a whole number of at least 1"),
         ("poll_seconds=0", "hydra.launcher.poll_seconds=0 must be a finite number of at least 0.1"),
     ],

@@ -9,10 +9,13 @@ import pandas as pd
 import pytest
 import torch
 
+from igb._checks import InputError
 from igb.report.runs import read_metrics
-from tests.conftest import TINY
+from igb.sweeps.jobs import refuse_several_devices
+from tests.conftest import TINY, tiny_config
 from tests.helpers.faults import content
 from tests.helpers.pages import ROOT, commands
+from tests.helpers.slurm_cluster import free_port
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +32,15 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("one", "several"), [("apart", "two"), ("linear-1", "linear-3"), ("learned-1", "learned-3")])
+@pytest.mark.parametrize(
+    ("one", "several"),
+    [
+        ("apart", "two"),
+        ("linear-1", "linear-3"),
+        ("learned-1", "learned-3"),
+        ("linear-1", "linear-2x2"),
+    ],
+)
 def test_devices_train_and_measure_as_one_that_normalises_each_shard_apart(runs, one, several):
     """And as one in all else, where there is no batch norm."""
     expected, found = (read_metrics(runs / name / "metrics.csv", 10) for name in (one, several))
@@ -53,6 +64,15 @@ def test_the_first_device_alone_writes(runs):
 def test_devices_stop_together_and_go_on_to_the_same_numbers(runs):
     assert len(json.loads((runs / "stopped" / "run.json").read_text())["resumed"]) == 1
     assert content(runs / "stopped") == content(runs / "undisturbed")
+
+
+@pytest.mark.slow
+def test_nodes_are_devices_and_resume_too(runs):
+    """Two nodes of one device, from a checkpoint on, beside one node of two without a stop."""
+    assert json.loads((runs / "nodes" / "run.json").read_text())["resumed"] == [20]
+    assert (runs / "nodes" / "metrics.csv").read_bytes() == (runs / "two" / "metrics.csv").read_bytes()
+    assert (runs / "linear-2x2" / "run.json").exists()
+    assert json.loads((runs / "linear-2x2" / "run.json").read_text())["devices"] == 4
 
 
 @pytest.mark.slow
@@ -84,10 +104,32 @@ def test_the_command_starts_a_process_for_each_device(tmp_path):
     assert json.loads((tmp_path / "a run" / "run.json").read_text())["threads"] == max(1, (os.cpu_count() or 1) // 2)
 
 
+@pytest.mark.slow
+def test_torchrun_starts_a_run_on_every_node(tmp_path):
+    (line,) = (line for line in commands(ROOT / "docs" / "clusters.md") if line.startswith("torchrun"))
+    line = line.replace("=node1", "=127.0.0.1").replace("=29500", f"={free_port()}").replace("outputs", str(tmp_path))
+    line = line.replace("per-node=4", "per-node=1").replace("devices=4", "devices=1")
+    commands_ = [
+        [sys.executable, "-m", "torch.distributed.run", *shlex.split(text)[1:], *TINY, "trainer.max_steps=1"]
+        for text in (line, line.replace("node-rank=0", "node-rank=1"))
+    ]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    nodes = [subprocess.Popen([*each, "probe=log"], cwd=ROOT, text=True, **pipes) for each in commands_]
+    said = [node.communicate(timeout=200) for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
+    entries = json.loads((tmp_path / "both" / "run.json").read_text())
+    assert (entries["status"], entries["devices"]) == ("completed", 2)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["trainer.devices=0"], "igb: trainer.devices=0 must be a whole number of at least 1\n"),
+        (["trainer.num_nodes=0"], "igb: trainer.num_nodes=0 must be a whole number of at least 1\n"),
+        (
+            ["trainer.num_nodes=2"],
+            "igb: trainer.num_nodes=2 needs hydra/launcher=slurm, or torchrun on each node; see docs/clusters.md\n",
+        ),
         (["trainer.strategy=fsdp"], "igb: trainer.strategy=fsdp must be one of auto, ddp\n"),
         (
             ["trainer.devices=2", "data.batch_size=3"],
@@ -106,8 +148,13 @@ def test_what_devices_cannot_do_is_refused_in_one_line(command, overrides, messa
     assert output == message
 
 
+def test_a_sweep_of_torchrun_is_refused():
+    with pytest.raises(InputError, match=r"trainer\.num_nodes=2 in a sweep needs hydra/launcher=slurm"):
+        refuse_several_devices([tiny_config(), tiny_config("trainer.num_nodes=2")])
+
+
 def test_a_batch_too_small_to_share_is_refused_before_training(command):
     status, output = command(*TINY, "trainer.devices=2", "data.batch_size=239", "hydra.run.dir=run")  # 3 are left over
     assert status == 1
-    assert "igb: data.batch_size=239 leaves a batch of 3 images, too few for 2 on each of trainer.devices=2\n" in output
+    assert "igb: data.batch_size=239 leaves a batch of 3 images, too few for 2 on each of 2 devices\n" in output
     assert "Traceback" not in output
