@@ -23,7 +23,7 @@ from igb._checks import InputError, describe, one_line_exit
 from igb._environment import drop_stale_variables
 from igb._files import make_folder
 from igb._paths import config_folder, import_from, is_given
-from igb.folder.schema import log_path
+from igb.folder.schema import FINAL, log_path
 from igb.sweeps.jobs import check_jobs, label_of_this
 from igb.training.stopping import StoppedError
 
@@ -83,8 +83,8 @@ def report() -> None:
 
 
 @hydra.main(config_path=str(config_folder()), config_name="config", version_base="1.3")
-def _app(config: DictConfig) -> str:
-    """One run, or one job of a sweep; a sweep goes on after a job that raises."""
+def _app(config: DictConfig) -> str | float:
+    """One run, or one job of a sweep, which goes on after a job that raises; its status or its objective."""
     from igb import experiment
 
     options = HydraConfig.get()
@@ -92,7 +92,12 @@ def _app(config: DictConfig) -> str:
     alone = OmegaConf.is_missing(options.job, "num")
     folder = Path(options.runtime.output_dir)
     try:
-        return experiment.run(config, folder, "" if alone else label_of_this(options))
+        status = experiment.run(config, folder, "" if alone else label_of_this(options))
+        if config.get("objective") is None or status not in FINAL:
+            return status
+        from igb.report.summary import objective
+
+        return objective(folder, config.objective)
     except StoppedError as stopped:
         sys.exit(128 + stopped.number)
     except Exception as error:

@@ -19,6 +19,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from pytorch_lightning.loggers import Logger
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -31,14 +32,16 @@ from igb.compute import ALL_THREADS, Compute
 from igb.data import ImageData
 from igb.folder import identity, state
 from igb.folder.provenance import provenance
+from igb.folder.schema import OBJECTIVES
 from igb.folder.state import RunState
 from igb.losses import LossSchedule
 from igb.schedule import Schedule
-from igb.training import checkpoints
+from igb.training import checkpoints, loggers
 from igb.training.checkpoints import Checkpoints
 from igb.training.classifier import Classifier
 from igb.training.eta import Eta, ProgressBar
 from igb.training.load import network_arguments, without_unknown_nulls
+from igb.training.loggers import RunLogger
 from igb.training.optimizers import MakeOptimizer
 from igb.training.probe import Probe, ProbeCallback
 from igb.training.records import NO_RECORDS, Records
@@ -59,6 +62,7 @@ class Parts(NamedTuple):
     probe: Probe
     compute: Compute
     make_trainer: Callable[..., pl.Trainer]
+    make_logger: Callable[..., Logger] | None
     rank: int  # of this process among those of the run, one per device
     world_size: int  # the number of these processes
     smallest_shard: int  # the fewest images of a batch that a device may get
@@ -155,8 +159,11 @@ def carry_out(
         records = None
         if run_state:
             kept = last.records if last else NO_RECORDS
+            make_logger = parts.make_logger and functools.partial(
+                RunLogger, parts.make_logger, config, run_state, name, data.class_names
+            )
             records = Records(  # which looks for what was recorded before run.json says that the run has begun
-                run_state, config, data.class_names, loss_schedule, probe, schedule, stopwatch, kept
+                run_state, config, data.class_names, loss_schedule, probe, schedule, stopwatch, make_logger, kept
             )
             run_state.resume(last.step, last.records["seconds"]) if last else run_state.start_anew()
             run_state.update(**entries, steps_per_epoch=schedule.steps_per_epoch, total_steps=schedule.total_steps)
@@ -232,6 +239,8 @@ def build(config: DictConfig, on_this_machine: bool = True) -> Parts:
     """
     for key in ("seed", "init_seed", "data_seed"):
         _checks.seed(key, config[key])
+    if config.get("objective") is not None:
+        _checks.choice("objective", config.objective, OBJECTIVES)
     data = _make(config, "data")
     with torch.random.fork_rng(devices=[]):  # a loss may have parameters
         torch.default_generator.manual_seed(config.init_seed)
@@ -263,6 +272,12 @@ def build(config: DictConfig, on_this_machine: bool = True) -> Parts:
     probe = _make(config, "probe")
     if not has_batch_norm:
         probe.measure_once()
+    make_logger = None
+    if OmegaConf.select(config, "logger._target_") is not None:
+        with _checks.within("logger"):
+            _checks.boolean("classes", config.logger.classes)
+        make_logger = functools.partial(_make, config, "logger", without=loggers.OF_IGB)
+        make_logger(**loggers.arguments(config.logger, folder="."))  # which starts no run yet
     initialize = functools.partial(initialization.build, make_network, _make(config, "init"), config.init_seed)
     return Parts(
         data,
@@ -272,6 +287,7 @@ def build(config: DictConfig, on_this_machine: bool = True) -> Parts:
         probe,
         _make(config, "compute"),
         make_trainer,
+        make_logger,
         trainer.global_rank,
         trainer.world_size,
         smallest_shard,

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from igb._checks import InputError
 from igb.folder import state
 
-# A key that is not here is part of a run's identity.
+# A key that is not here, by itself or with its group, is part of a run's identity.
 SEED = "seed"  # must be the same to resume; runs that differ in it alone are one setting of a report
 MAY_DIFFER, MAY_GROW = "may differ", "may grow"  # when a run is resumed
 ROLES = {
@@ -21,6 +21,8 @@ ROLES = {
     "init_seed": SEED,
     "data_seed": SEED,
     "name": MAY_DIFFER,
+    "objective": MAY_DIFFER,
+    "logger": MAY_DIFFER,
     "data.root": MAY_DIFFER,  # the images are what counts; run.json has their hash
     "data.cache_dir": MAY_DIFFER,
     "data.memory": MAY_DIFFER,
@@ -31,11 +33,10 @@ ROLES = {
     "trainer.max_epochs": MAY_GROW,
     "trainer.max_steps": MAY_GROW,
 }
-# Keys that came after schema 1, and the value that stands for what a run did before there was such a key; None for a
-# key that only a new option has, since no earlier run had that option.
+# Keys that came after schema 1 and may not differ, and the value that stands for what a run did before there was such a
+# key; None for a key that only a new option has, since no earlier run had that option.
 OLD_CONFIG_DEFAULTS: dict[str, Any] = {
-    "data.color": False, "data.fit": "stretch", "data.memory": None, "data.workers": None, "probe.matrices": True,
-    "trainer.num_nodes": 1, "model.norm": None, "model.stem": None,
+    "data.color": False, "data.fit": "stretch", "trainer.num_nodes": 1, "model.norm": None, "model.stem": None,
     "model.image_size": None, "model.depth": None, "model.width": None, "model.activation": None,
     "model.residual": None, "model.pool": None, "model.name": None, "model.img_size": None, "model.patch_size": None,
 }  # fmt: skip
@@ -47,8 +48,13 @@ FORMER_TARGETS = {
 }
 
 
+def role(key: str) -> str | None:
+    """The role of a dotted key, or of its group."""
+    return ROLES.get(key, ROLES.get(key.partition(".")[0]))
+
+
 def keys_with_role(role: str) -> tuple[str, ...]:
-    """The keys that have a role."""
+    """The keys and groups that have a role."""
     return tuple(key for key, its_role in ROLES.items() if its_role == role)
 
 
@@ -57,7 +63,7 @@ def identity(config: Any) -> dict[str, Any]:
 
     Two runs with the same identity differ only in their seeds, in what may differ, and in how long they are.
     """
-    return {key: value for key, value in _values(config).items() if key not in ROLES}
+    return {key: value for key, value in _values(config).items() if role(key) is None}
 
 
 def refuse_other(folder: Path, config: Any) -> None:
@@ -72,10 +78,11 @@ def refuse_other(folder: Path, config: Any) -> None:
     if not isinstance(entries.get("config"), dict):
         raise InputError(f"{folder / 'run.json'} has no config; choose another folder")
     recorded, composed = _values(entries["config"]), _values(config)
-    free = {*keys_with_role(MAY_DIFFER)} - ({"data.root"} if "images" not in entries else set())  # no hash to go by
-    for key in sorted({*recorded, *composed} - free):
+    for key in sorted({*recorded, *composed}):
         old, new = recorded.get(key), composed.get(key)
-        if ROLES.get(key) == MAY_GROW and _limit(new) >= _limit(old):
+        if role(key) == MAY_DIFFER and (key != "data.root" or "images" in entries):  # the hash of which is compared
+            continue
+        if role(key) == MAY_GROW and _limit(new) >= _limit(old):
             continue
         if old != new:
             raise InputError(
@@ -105,8 +112,11 @@ def is_known_by_images(folder: Path, config: Any) -> bool:
 
 def identifying_overrides(overrides: Iterable[str]) -> frozenset[str]:
     """The overrides of a command line that make a run what it is, seeds among them."""
-    free = tuple(f"{key}=" for key in (*keys_with_role(MAY_DIFFER), *keys_with_role(MAY_GROW)))
-    return frozenset(item for item in overrides if not item.startswith(("hydra.", "hydra/", *free)))
+    return frozenset(
+        item
+        for item in overrides
+        if not item.startswith(("hydra.", "hydra/")) and role(item.partition("=")[0]) not in (MAY_DIFFER, MAY_GROW)
+    )
 
 
 def current_target(name: str) -> str:

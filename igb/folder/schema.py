@@ -44,6 +44,8 @@ QUANTITIES = (
 TRAIN = ("step", "epoch", "loss", "lr", "images_per_second")
 LOSS_CURVE = ("from_epoch", "name", "p_y", "loss", "gradient")
 MATRICES = ("probability", "prediction")  # arrays of matrices.zarr
+# The numbers that a run returns to a sweeper of Hydra's, and their columns in the summary.
+OBJECTIVES = {"dominance": "dominance_end", "accuracy": "mean_accuracy", "escape_step": "escape_step"}
 
 
 def class_title(k: int, name: str) -> str:

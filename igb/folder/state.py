@@ -29,6 +29,7 @@ OVERWRITTEN = (
 # Entries of run.json that a resume goes by alone; the report checks those that it reads.
 TYPES: dict[str, type | tuple[type, ...]] = {
     "images": str, "threads": int, "resumed": list, "earlier": list, "checkpoint_seconds": (int, float),
+    "logger_run": (str, int),
 }  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -143,7 +144,7 @@ class RunState:
         """Forget how an earlier start went: its checkpoints are lost."""
         self.entries["schema"] = SCHEMA
         self.entries["started"] = datetime.datetime.now(datetime.UTC).isoformat()
-        for name in ("resumed", "earlier", "checkpoint_seconds", "peak_memory_bytes"):
+        for name in ("resumed", "earlier", "checkpoint_seconds", "peak_memory_bytes", "logger_run"):
             self.entries.pop(name, None)
 
     def _with_status(self, status: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from igb import _slurm
 from igb._checks import InputError, one_line
-from igb.folder.identity import MAY_DIFFER, SEED, flat, identity, keys_with_role
+from igb.folder.identity import MAY_DIFFER, SEED, flat, identity, keys_with_role, role
 from igb.folder.schema import (
     FINAL,
     INTEGER_COLUMNS,
@@ -211,10 +211,12 @@ def differing(runs: Sequence[Run]) -> list[str]:
     if not all(run.overrides for run in runs):
         written = (item for run in runs for item in flat(run.info["config"]).items())
         keys |= dict.fromkeys(key for key, value in written if "${" not in str(value))
-    ignored = {*keys_with_role(MAY_DIFFER)}
-    if len({run.info.get("images") for run in runs}) > 1:
-        ignored.discard("data.root")
-    return [key for key in keys if key not in ignored and len({_same(run.value(key)) for run in runs}) > 1]
+    counts = {"data.root"} if len({run.info.get("images") for run in runs}) > 1 else set()
+    return [
+        key
+        for key in keys
+        if (role(key) != MAY_DIFFER or key in counts) and len({_same(run.value(key)) for run in runs}) > 1
+    ]
 
 
 def described(run: Run, keys: Sequence[str]) -> str:

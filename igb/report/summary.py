@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from igb._checks import InputError
+from igb.folder.schema import OBJECTIVES
 from igb.report.metrics import (
     THRESHOLD,
     Censored,
@@ -19,7 +22,7 @@ from igb.report.metrics import (
     most_guessed,
     rise_steps,
 )  # fmt: skip
-from igb.report.runs import Run
+from igb.report.runs import Run, read_run
 from igb.report.settings import FEWEST, mean_and_bounds, settings, swept
 
 # What each column means, for the page; docs/report.md has the equations.
@@ -76,6 +79,18 @@ def summarize(runs: Sequence[Run], threshold: float = THRESHOLD) -> pd.DataFrame
     """
     rows = [_row(run, mode, threshold) for run in runs for mode in run.modes]
     return pd.DataFrame(rows, dtype=object).astype({name: kind for name, kind in NUMBERS.items() if name in rows[0]})
+
+
+def objective(folder: Path, name: str) -> float:
+    """The number of `OBJECTIVES` for a run, in the first of its batch-norm modes; infinite if it has not escaped.
+
+    InputError if the run is not finished.
+    """
+    run = read_run(folder)
+    if run.unfinished:
+        raise InputError(f"{folder}: {run.unfinished}")
+    value: Any = _row(run, run.modes[0], THRESHOLD)[OBJECTIVES[name]]
+    return math.inf if isinstance(value, Censored) else float(value)
 
 
 def summarize_classes(runs: Sequence[Run]) -> pd.DataFrame:

@@ -27,10 +27,18 @@ class Job(NamedTuple):
     arguments: list[str]
 
     def ended(self, error: Exception | None) -> JobReturn:
-        """Hydra's record of a job that ended."""
-        status = JobStatus.FAILED if error else JobStatus.COMPLETED
+        """Hydra's record of a job that ended, with its objective."""
+        value: Exception | float | None = error
+        if error is None and self.config.get("objective") is not None:
+            from igb.report.summary import objective
+
+            try:
+                value = objective(self.folder, self.config.objective)
+            except (OSError, ValueError) as missing:
+                value = missing
+        status = JobStatus.FAILED if isinstance(value, Exception) else JobStatus.COMPLETED
         overrides = list(self.config.hydra.overrides.task)
-        return JobReturn(overrides=overrides, hydra_cfg=self.config, status=status, _return_value=error)
+        return JobReturn(overrides=overrides, hydra_cfg=self.config, status=status, _return_value=value)
 
 
 class ProcessLauncher(Launcher):

@@ -3,7 +3,7 @@
 import csv
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -20,6 +20,7 @@ from igb.losses import LossSchedule, TrueClassLoss, curve_points, loss_curve
 from igb.schedule import Schedule
 from igb.training.classifier import Classifier
 from igb.training.events import EventFile, Scalars
+from igb.training.loggers import RunLogger
 from igb.training.matrices import MatrixStore
 from igb.training.probe import Probe, ProbeResult
 from igb.training.step_losses import StepLoss
@@ -44,6 +45,7 @@ class Records(pl.Callback):
         probe: the options of the probe: the batch-norm modes that TensorBoard draws, and whether matrices are written.
         schedule: the run's step schedule.
         stopwatch: the run's stopwatch.
+        make_logger: makes the run's logger, told whether the run resumes; None for a run without.
         kept: the `records_state` in the checkpoint that the run resumes from. Rows after it are dropped once the files
             are opened; InputError if some before it are missing.
     """
@@ -57,6 +59,7 @@ class Records(pl.Callback):
         probe: Probe,
         schedule: Schedule,
         stopwatch: Stopwatch,
+        make_logger: Callable[..., RunLogger] | None = None,
         kept: Mapping[str, Any] = NO_RECORDS,
     ) -> None:
         self.run_state, self.folder, self.config, self.class_names = state, state.folder, config, class_names
@@ -72,6 +75,8 @@ class Records(pl.Callback):
         written = kept.get("matrices", self._probes) if probe.matrices else 0
         self._matrices = MatrixStore(self.folder, len(class_names), self._probes, written)
         self._writes_matrices = probe.matrices
+        self._make_logger = make_logger
+        self._logger: RunLogger | None = None
 
     def __enter__(self) -> "Records":
         try:
@@ -86,9 +91,13 @@ class Records(pl.Callback):
     ) -> None:
         with ExitStack() as last:  # the files are closed whatever fails before
             last.callback(self._open_files.close)
+            if self._logger is not None:
+                self._logger.finish(has_failed=error is not None and getattr(error, "status", None) != "diverged")
             self._keep_checkpoint_seconds()
 
     def _open(self) -> None:
+        if self._make_logger is not None:  # before the files lose what comes after the checkpoint
+            self._logger = self._make_logger(resumes=bool(self._kept["metrics"]))
         self._write_loss_curve()
         self._open_files.enter_context(self._metrics)
         self._open_files.enter_context(self._train)
@@ -164,9 +173,13 @@ class Records(pl.Callback):
         values = [value for name in QUANTITIES for value in columns[name]]
         values.append(max(columns["guess_fraction"]))
         self._events.write(self._drawn[mode].serialized(values), step)
+        if self._logger is not None:
+            self._logger.probe(step, mode, columns)
 
     def _draw_loss(self, step: int, loss: float) -> None:
         self._events.write(Summary(value=[Summary.Value(tag="train/loss", simple_value=loss)]), step)
+        if self._logger is not None:
+            self._logger.loss(step, loss)
 
     def _read_back(self) -> None:
         """Draw what is kept of the tables again for TensorBoard."""
