@@ -227,4 +227,4 @@ def test_a_run_in_colour(tmp_path, image_folder):
 
 def test_a_network_that_does_not_take_colour_is_named(tmp_path):
     with pytest.raises(InputError, match=r"model: TypeError: .*unexpected keyword argument 'in_channels'"):
-        tiny_run(tmp_path / "run", "data.color=true")
+        tiny_run(tmp_path / "run", "data.color=true", "model._target_=tests.helpers.networks.Linear")

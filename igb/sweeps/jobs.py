@@ -54,13 +54,15 @@ class ProcessLauncher(Launcher):
         """Keep what Hydra gives."""
         self.hydra_context, self.config = hydra_context, config
 
-    def jobs(self, job_overrides: Sequence[Sequence[str]]) -> list[Job]:
-        """Make the jobs of a sweep and their folders."""
+    def jobs(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
+        """Make the jobs of a sweep, counted from `first` on, and their folders."""
         loader = self.hydra_context.config_loader
         swept = swept_keys(self.config)
         found = []
-        for overrides in job_overrides:
+        for number, overrides in enumerate(job_overrides, first):
             config = loader.load_sweep_config(self.config, list(overrides))
+            with open_dict(config):
+                config.hydra.job.num = number  # the name of its folder, unless igb's sweeper gives it one
             folder = Path(config.hydra.sweep.dir).resolve() / config.hydra.sweep.subdir
             make_folder(folder, exclusively=False)
             own = [item for item in config.hydra.overrides.hydra if not item.lstrip("+").startswith(SWEEP_ONLY)]

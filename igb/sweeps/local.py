@@ -33,7 +33,7 @@ class LocalLauncher(ProcessLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run all jobs. Ctrl-C and SIGTERM stop the running ones and start no others."""
-        jobs = self.jobs(job_overrides)
+        jobs = self.jobs(job_overrides, initial_job_idx)
         waiting = list(enumerate(jobs))
         visible = visible_cards()
         running: dict[int, subprocess.Popen[bytes]] = {}

@@ -111,7 +111,7 @@ class SlurmLauncher(ProcessLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Submit all jobs that are not in the queue, and wait for all."""
-        jobs = {job.config.hydra.sweep.subdir: job for job in self.jobs(job_overrides)}
+        jobs = {job.config.hydra.sweep.subdir: job for job in self.jobs(job_overrides, initial_job_idx)}
         records = Path(self.config.hydra.sweep.dir).resolve() / "slurm"
         try:
             known = self._in_queue(records)

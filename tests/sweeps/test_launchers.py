@@ -260,7 +260,7 @@ def test_jobs_are_dealt_to_the_cards(tmp_path, monkeypatch, cards, accelerators,
     ]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "before")
     monkeypatch.setattr(local, "visible_cards", lambda: cards)
-    monkeypatch.setattr(local.LocalLauncher, "jobs", lambda self, overrides: jobs)
+    monkeypatch.setattr(local.LocalLauncher, "jobs", lambda self, overrides, first: jobs)
     monkeypatch.setattr(local.subprocess, "Popen", start)
     monkeypatch.setattr(local, "LOOK_EVERY", 0)
     monkeypatch.setattr(local, "cores", lambda: 7)
