@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from igb import initialization, models
+from igb import experiment, initialization, models
 
 RULES = ["he", "torchvision", "replaced_conv1", "torch_default"]
 
@@ -104,3 +104,19 @@ def test_attention_is_reached_by_every_rule_but_own(rule):
         assert weight.var().item() == pytest.approx(expected, rel=5 * math.sqrt(2 / weight.numel()))
     assert (network.same.out_proj.bias == 0).all()
     assert (network.same.in_proj_bias == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("option", "left"),
+    [("vit", {"cls_token", "pos_embed"}), ("mixer", set()), ("convnext", {"gamma"}), ("resnetv2_50", set()),
+     ("cnn", set()), ("mlp", set())],
+)  # fmt: skip
+def test_what_lies_outside_of_layers_keeps_what_the_constructor_drew(option, left):
+    config = experiment.compose("data=digits", f"model={option}", "init=own")
+    network = experiment.build(config).make_network()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(7)
+    initialization.he(network)
+    found = {name.rpartition(".")[2] for name, parameter in network.named_parameters() if (parameter == 7).all()}
+    assert found == left
