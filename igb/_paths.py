@@ -7,6 +7,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
+from igb._checks import InputError
+
 
 def config_folder() -> Path:
     """The folder of config groups: in the wheel beside this file, in a clone at the top."""
@@ -18,11 +20,20 @@ def import_from(runtime: Any) -> None:
     """Put the folder given with `--config-dir` on sys.path, so that a `_target_` can name a file beside the config.
 
     It comes last, so that a file of the user's shadows no module of Python's or of a package. `runtime` is that of
-    Hydra's own config of a run.
+    Hydra's own config of a run. Raises InputError as `refuse_hidden` does.
     """
     for source in runtime.config_sources:
-        if source.provider == "command-line" and source.path not in sys.path:
-            sys.path.append(source.path)
+        if source.provider == "command-line":
+            refuse_hidden(Path(source.path))
+            if source.path not in sys.path:
+                sys.path.append(source.path)
+
+
+def refuse_hidden(folder: Path) -> None:
+    """Raise InputError if an option in a folder of the user's has the name of one of igb's, which Hydra would take."""
+    for file in sorted(folder.glob("*/**/*.yaml")):
+        if (config_folder() / file.relative_to(folder)).exists():
+            raise InputError(f"{file} has the name of an option of igb's own, which would be taken instead; rename it")
 
 
 def user_config_folders() -> list[Path]:

@@ -26,7 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from igb import _checks, _slurm, initialization
 from igb._checks import InputError, one_line
 from igb._environment import is_started_with, slurm_tasks
-from igb._paths import config_folder, quoted, user_config_folders
+from igb._paths import config_folder, quoted, refuse_hidden, user_config_folders
 from igb._settings import flushed_denormals, restored_settings
 from igb.compute import ALL_THREADS, Compute
 from igb.data import ImageData
@@ -77,6 +77,7 @@ def compose(*overrides: str, config_dir: str | Path | None = None) -> DictConfig
     searched = []
     if config_dir is not None:
         folder = str(Path(config_dir).resolve())
+        refuse_hidden(Path(folder))
         searched = [f"hydra.searchpath=[{quoted(f'file://{folder}')}]"]
         if folder not in sys.path:
             sys.path.append(folder)  # as `--config-dir` does

@@ -15,7 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from igb import _batches, _checks
 from igb._checks import InputError, one_line
 from igb._settings import without_tf32
-from igb.losses import CrossEntropy
+from igb.losses import CrossEntropy, ProbabilityLoss
+from igb.losses.base import weights
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,6 +41,7 @@ class ClassStatistics:
         active_fraction: share of samples whose gradient is not zero.
         tied_fraction: share of samples whose largest logit is that of several classes; each of m counts as predicted
             by 1/m.
+        weight: mean of what the loss lets through, w = -(dloss / dz_y) / (1 - p_y); 1 for cross-entropy.
     """
 
     count: Tensor
@@ -49,6 +51,7 @@ class ClassStatistics:
     gradient_norm: Tensor
     active_fraction: Tensor
     tied_fraction: Tensor
+    weight: Tensor
 
     @property
     def probability(self) -> Tensor:
@@ -99,7 +102,7 @@ class ClassSums:
     They are one tensor `total` [C, V + 2C] on the device: the V vectors, then the two matrices.
     """
 
-    VECTORS = ("count", "loss", "gradient_norm", "active_fraction", "tied_fraction")
+    VECTORS = ("count", "loss", "gradient_norm", "active_fraction", "tied_fraction", "weight")
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
         self.total = torch.zeros(num_classes, len(self.VECTORS) + 2 * num_classes, dtype=torch.float64, device=device)
@@ -112,12 +115,22 @@ class ClassSums:
         if training sees a gradient of it; norms, probabilities and sums are float64.
         """
         logits = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
+        weight = None
         with torch.enable_grad():
-            losses = loss(logits.requires_grad_(), labels, reduction="none")
-            (gradient,) = torch.autograd.grad(losses.sum(), logits)
+            if isinstance(loss, ProbabilityLoss) and type(loss).forward is ProbabilityLoss.forward:
+                losses, log_p = loss.with_log_probabilities(logits.requires_grad_(), labels)
+                gradient, by_log_p = torch.autograd.grad(losses.sum(), (logits, log_p))
+                weight = weights(loss, log_p.detach(), by_log_p, labels)
+            else:
+                losses = loss(logits.requires_grad_(), labels, reduction="none")
+                (gradient,) = torch.autograd.grad(losses.sum(), logits)
         logits, losses = logits.detach(), losses.detach()
         wide, probability = self._buffers(len(labels))
         torch.softmax(wide.copy_(logits), dim=1, out=probability)
+        if weight is None:
+            of_true = labels[:, None]
+            rest = probability.scatter(1, of_true, 0.0).sum(dim=1)
+            weight = -gradient.gather(1, of_true)[:, 0].double() / rest
         prediction = torch.eq(logits, logits.amax(dim=1, keepdim=True), out=wide)
         ties = prediction.sum(dim=1, keepdim=True)
         # Adding 0 * x, which is NaN where x is not finite, keeps broken outputs from counting as a guess of class 0.
@@ -125,7 +138,8 @@ class ClassSums:
         prediction.div_(ties).add_(broken[:, None])
         norm = torch.linalg.vector_norm(gradient, dim=1, dtype=torch.float64)
         active = ((gradient.amax(dim=1) > 0) | (gradient.amin(dim=1) < 0)) + 0 * norm
-        vectors = (torch.ones_like(norm), losses.double(), norm, active, (ties[:, 0] > 1) + broken)
+        tied = (ties[:, 0] > 1) + broken
+        vectors = (torch.ones_like(norm), losses.double(), norm, active, tied, weight + broken)
         for total, samples in zip(self._parts(), (torch.stack(vectors, dim=1), probability, prediction), strict=True):
             total.index_add_(0, labels, samples)
 

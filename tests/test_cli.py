@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import igb
+from igb import experiment
 from igb._checks import InputError
 from igb._files import make_folder
 from igb.folder import lock
@@ -296,7 +297,7 @@ def test_two_sweeps_do_not_share_a_folder(command):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["loss=focal"], "Could not find 'loss/focal'"),
+        (["loss=hinge"], "Could not find 'loss/hinge'"),
         (["los=ce"], "Key 'los' is not in struct"),
         (["loss=bl", "loss.gama=1"], "Key 'gama' is not in struct"),
         (["loss=bl", "loss.gamma=-1"], "igb: loss.gamma=-1 must be a finite number of at least 0\n"),
@@ -424,3 +425,14 @@ def test_the_wheel_holds_the_config_and_the_plugin(tmp_path):
     assert run.stdout.startswith(str(tmp_path / "site")), run.stderr
     assert run.returncode == 0, run.stderr
     assert statuses(tmp_path) == {"run": "completed"}
+
+
+def test_an_option_of_the_users_with_a_name_of_igbs_is_refused(command, tmp_path):
+    (tmp_path / "my" / "model").mkdir(parents=True)
+    file = tmp_path / "my" / "model" / "mlp.yaml"
+    file.write_text("_target_: tests.helpers.networks.Tiny\n")
+    status, output = command("--config-dir", "my", *SHORT, "model=mlp")
+    message = f"{file} has the name of an option of igb's own, which would be taken instead; rename it"
+    assert (status, output) == (1, f"igb: {message}\n")
+    with pytest.raises(InputError, match=re.escape(message)):
+        experiment.compose("model=mlp", config_dir="my")

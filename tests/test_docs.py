@@ -54,7 +54,7 @@ def test_a_command_runs(page, line, command, tmp_path, image_folder, undrawn):
     assert status == 0, output
     if "--config-dir" in arguments:
         runs = igb.load_runs("multirun")
-        assert set(runs["config.loss"]) == {"ce", "focal"}
+        assert set(runs["config.loss"]) == {"ce", "poly"}
         assert set(runs["class_name"]) == {"horizontal", "vertical"}
         assert runs.loc[:, "probability":].notna().all(axis=None)
 
@@ -81,6 +81,14 @@ def test_the_python_of_the_page_on_any_network_runs(tmp_path, monkeypatch):
             assert (tmp_path / f"{name}.png").exists()
             assert stats.probability.shape == (10,)
             assert 0.1 <= stats.dominance <= 1
+
+
+def test_the_python_of_the_page_on_losses_runs():
+    ((_, text),) = blocks(ROOT / "docs" / "losses.md", "python")
+    *before, last = text.strip().splitlines()
+    names = {}
+    exec("\n".join(before), names)
+    assert 0 < eval(last, names).mean() < 1
 
 
 def test_the_page_on_the_report_explains_every_column():

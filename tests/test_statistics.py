@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import igb
 from igb import _settings
 from igb._checks import InputError
-from igb.losses import CrossEntropy, PiecewiseZeroLoss
+from igb.losses import BlurryLoss, CrossEntropy, LabelSmoothing, PiecewiseZeroLoss
 from igb.statistics import ClassSums, measure
 from tests.helpers.networks import Tiny
 
@@ -38,7 +38,10 @@ def data():
 def by_loop(network, images, labels, loss):
     """The same numbers from a plain loop over single samples."""
     network = copy.deepcopy(network).eval()
-    sums = {k: {"count": 0, "p": [0.0] * CLASSES, "g": [0.0] * CLASSES, "l": 0.0, "n": 0.0, "a": 0.0} for k in range(4)}
+    sums = {
+        k: {"count": 0, "p": [0.0] * CLASSES, "g": [0.0] * CLASSES, "l": 0.0, "n": 0.0, "a": 0.0, "w": 0.0}
+        for k in range(4)
+    }
     for image, label in zip(images, labels, strict=True):
         with torch.no_grad():
             logits = network(image[None])
@@ -53,10 +56,19 @@ def by_loop(network, images, labels, loss):
         row["l"] += value.item()
         row["n"] += sum(g * g for g in logits.grad[0].tolist()) ** 0.5
         row["a"] += any(g != 0 for g in logits.grad[0].tolist())
+        rest = 1 - F.softmax(logits[0].detach().double(), 0)[label].item()
+        row["w"] += -logits.grad[0][label].item() / rest
     return sums
 
 
-@pytest.mark.parametrize("loss", [CrossEntropy(), PiecewiseZeroLoss(0.25)], ids=str)
+class TorchsOwn(nn.Module):
+    """A loss that is none of igb's."""
+
+    def forward(self, logits, target, reduction="mean"):
+        return F.cross_entropy(logits, target, reduction=reduction, label_smoothing=0.2)
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy(), PiecewiseZeroLoss(0.25), LabelSmoothing(0.2), TorchsOwn()], ids=str)
 @pytest.mark.parametrize("chunk", [1, 7, 20, 500])
 def test_every_quantity_is_that_of_a_plain_loop_over_samples(network, data, loss, chunk):
     images, labels = data
@@ -71,6 +83,7 @@ def test_every_quantity_is_that_of_a_plain_loop_over_samples(network, data, loss
         assert stats.loss[k].item() == pytest.approx(row["l"] / n, rel=1e-5)
         assert stats.gradient_norm[k].item() == pytest.approx(row["n"] / n, rel=1e-5)
         assert stats.active_fraction[k].item() == pytest.approx(row["a"] / n)
+        assert stats.weight[k].item() == pytest.approx(row["w"] / n, rel=1e-4)
         assert stats.probability_matrix[k].tolist() == pytest.approx([p / n for p in row["p"]], rel=1e-5)
         assert stats.prediction_matrix[k].tolist() == pytest.approx([g / n for g in row["g"]])
         mean_probability = sum(other["p"][k] for other in expected.values()) / total
@@ -446,3 +459,16 @@ def test_a_plot_is_figure_1(network, data):
 def test_what_does_not_fit_is_refused(images, labels, options, message):
     with pytest.raises(InputError, match=message):
         igb.measure(Fixed(), images, labels, **options)
+
+
+def test_the_weight_is_what_a_loss_lets_through_also_of_certain_samples():
+    """Where p_y is 1 to the last digit, and where nothing is left of it."""
+    logits, labels = torch.tensor([[80.0, 0.0], [0.0, 80.0], [0.0, 0.0]]), torch.tensor([0, 0, 0])
+    for loss, expected in (
+        (CrossEntropy(), 1.0), (PiecewiseZeroLoss(0.1), 2 / 3),
+        (BlurryLoss(0.5, detach_weight=True), (1 + 0.5**0.5) / 3),
+    ):  # fmt: skip
+        weight = measure(lambda images: logits, torch.zeros(3, 1), labels, loss=loss).weight
+        assert weight[0].item() == pytest.approx(expected, rel=1e-6)
+    broken = measure(lambda images: logits * torch.nan, torch.zeros(3, 1), labels).weight
+    assert broken[0].isnan()

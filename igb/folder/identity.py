@@ -33,13 +33,9 @@ ROLES = {
     "trainer.max_epochs": MAY_GROW,
     "trainer.max_steps": MAY_GROW,
 }
-# Keys that came after schema 1 and may not differ, and the value that stands for what a run did before there was such a
-# key; None for a key that only a new option has, since no earlier run had that option.
-OLD_CONFIG_DEFAULTS: dict[str, Any] = {
-    "data.color": False, "data.fit": "stretch", "trainer.num_nodes": 1, "model.norm": None, "model.stem": None,
-    "model.image_size": None, "model.depth": None, "model.width": None, "model.activation": None,
-    "model.residual": None, "model.pool": None, "model.name": None, "model.img_size": None, "model.patch_size": None,
-}  # fmt: skip
+# Keys of older options that came after schema 1 and may not differ, and the value that stands for what a run did before
+# there was such a key. Those that are null by default need none: null and no such key are the same.
+OLD_CONFIG_DEFAULTS: dict[str, Any] = {"data.color": False, "data.fit": "stretch", "trainer.num_nodes": 1}
 # The beginnings of former names of what a `_target_` names, and of their names today.
 FORMER_TARGETS = {
     "igb.networks.": "igb.models.",
@@ -143,11 +139,12 @@ def flat(config: Any) -> dict[str, Any]:
 
 
 def _values(config: Any) -> dict[str, Any]:
-    """`flat`, with targets by their names of today, and with the keys that an older config lacks."""
-    return OLD_CONFIG_DEFAULTS | {
+    """`flat` without nulls, with targets by their names of today, and with the keys that an older config lacks."""
+    found = OLD_CONFIG_DEFAULTS | {
         key: current_target(value) if key.endswith("_target_") and isinstance(value, str) else value
         for key, value in flat(config).items()
     }
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _limit(value: Any) -> float:

@@ -33,16 +33,17 @@ METRICS = {
     "active_fraction": "share of the images of class k whose gradient is not zero",
     "split": "the images that are measured: `test`",
     "tied_fraction": "share of the images of class k whose largest logit several classes have",
+    "weight": "mean over the images of class k of what the loss lets through, -(dloss/dz_k) / (1 - p_k)",
 }
 INTEGER_COLUMNS, TEXT_COLUMNS = ("step", "class", "count"), ("batch_norm", "class_name", "split")
-OLD_FILE_DEFAULTS = {"split": "test", "tied_fraction": math.nan}
+OLD_FILE_DEFAULTS = {"split": "test", "tied_fraction": math.nan, "weight": math.nan}
 # Those that TensorBoard draws for each class.
 QUANTITIES = (
     "probability", "accuracy", "mean_probability", "guess_fraction", "loss", "gradient_norm", "active_fraction",
 )  # fmt: skip
 
 TRAIN = ("step", "epoch", "loss", "lr", "images_per_second")
-LOSS_CURVE = ("from_epoch", "name", "p_y", "loss", "gradient")
+LOSS_CURVE = ("from_epoch", "name", "p_y", "loss", "gradient", "weight")
 MATRICES = ("probability", "prediction")  # arrays of matrices.zarr
 # The numbers that a run returns to a sweeper of Hydra's, and their columns in the summary.
 OBJECTIVES = {"dominance": "dominance_end", "accuracy": "mean_accuracy", "escape_step": "escape_step"}

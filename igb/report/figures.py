@@ -140,36 +140,58 @@ def _over_seeds(panels: Sequence[Panel]) -> str:
 
 
 def loss_landscape(curves: Sequence[LossCurve]) -> Figure:
-    """Each loss, its gradient with respect to the logit of the true class, and where that is zero or points away."""
+    """Each loss, its gradient by the true class's logit, its weight, and where the gradient is zero or points away."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 2.7 + 0.35 * len(curves)), layout="constrained")
-        grid = figure.subplots(2, 2, sharex=True, height_ratios=(1.9, 0.25 * len(curves)))
+        figure = Figure(figsize=(7.2, 2.7 + 0.3 * len(curves)), layout="constrained")
+        grid = figure.add_gridspec(2, 3, height_ratios=(1.9, 0.2 * len(curves)))
+        loss, gradient, weight = (figure.add_subplot(grid[0, column]) for column in range(3))
+        below = figure.add_subplot(grid[1, :])
         for number, (curve, colour) in enumerate(zip(curves, class_colours(len(curves)), strict=True)):
             style = {"color": colour, "linestyle": DASHES[number % 2], "linewidth": 1.2}
-            grid[0, 0].plot(curve.p, curve.loss, label=curve.name, **style)
-            grid[0, 1].plot(curve.p, curve.gradient, **style)
-            for axes in grid[1]:
-                axes.plot([curve.p[0], 1], [number, number], **(style | {"linewidth": 0.8}))
-                for kind, start, end in curve.regions:
-                    axes.barh(number, end - start, 0.7, left=start, color=REGION_COLOURS[kind], zorder=3)
+            loss.plot(curve.p, curve.loss, label=curve.name, **style)
+            gradient.plot(curve.p, curve.gradient, **style)
+            weight.plot(curve.p, curve.weight, **style)
+            below.plot([curve.p[0], 1], [number, number], **(style | {"linewidth": 0.8}))
+            for kind, start, end in curve.regions:
+                below.barh(number, end - start, 0.7, left=start, color=REGION_COLOURS[kind], zorder=3)
             if curve.regions:
-                words = "; ".join(curve.region_texts)
-                grid[1, 0].text(curve.p[0] * 1.3, number, words, va="center", fontsize=6, parse_math=True, zorder=4)
-        grid[0, 1].axhline(0, color="0.4", linewidth=0.6)
-        grid[0, 0].set_title("loss")
-        grid[0, 1].set_title("gradient with respect to the true class's logit")
-        for axes in grid[1]:
-            axes.set(xscale="log", xlim=(curves[0].p[0], 1), ylim=(len(curves) - 0.4, -0.6), yticks=[])
-            axes.set_xticks(*zip(*_powers(curves[0].p[0]), strict=True))
+                at_left = curve.regions[0][1] == curve.p[0]
+                below.text(
+                    curve.p[0] * 1.2 if at_left else curve.regions[0][1] / 1.2, number, "; ".join(curve.region_texts),
+                    ha="left" if at_left else "right", va="center", fontsize=6, parse_math=True, zorder=4,
+                    bbox=None if at_left else {"facecolor": "white", "linewidth": 0, "pad": 1.5},
+                )  # fmt: skip
+        for axes in (gradient, weight):
+            axes.axhline(0, color="0.4", linewidth=0.6)
+        weight.set_yscale("symlog", linthresh=1e-3)  # which shows small weights and their sign
+        ticks = [-1, -0.1, -0.01, 0, 0.01, 0.1, 1, 10]
+        weight.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        weight.set_ylim(*_within(curves))
+        loss.set_title("loss")
+        gradient.set_title("gradient by the true logit")
+        weight.set_title("weight, -gradient / $(1 - p_y)$", parse_math=True)
+        for axes in (loss, gradient, weight, below):
+            axes.set(xscale="log", xlim=(curves[0].p[0], 1))
+            powers = _powers(curves[0].p[0])
+            axes.set_xticks(*zip(*(powers if axes is below else powers[::3]), strict=True))
             axes.minorticks_off()
-            axes.set_xlabel("$p_y$, probability of the true class", parse_math=True)
-            axes.spines["left"].set_visible(False)
+        below.set(ylim=(len(curves) - 0.4, -0.6), yticks=[])
+        below.set_xlabel("$p_y$, probability of the true class", parse_math=True)
+        below.spines["left"].set_visible(False)
         handles = [
-            *grid[0, 0].get_legend_handles_labels()[0],
+            *loss.get_legend_handles_labels()[0],
             *(Patch(color=colour, label=f"gradient {_MEANING[kind]}") for kind, colour in REGION_COLOURS.items()),
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     return figure
+
+
+def _within(curves: Sequence[LossCurve]) -> tuple[float, float]:
+    """The range in which weights are shown: a loss of all classes may have any at p_y near 1."""
+    shown = np.concatenate([curve.weight[(curve.p < 0.9) & np.isfinite(curve.weight)] for curve in curves])
+    low, high = (float(shown.min()), float(shown.max())) if len(shown) else (0.0, 1.0)
+    margin = 0.05 * (high - low or 1)
+    return min(low, 0) - margin, max(high, 1) + margin
 
 
 def regime_map(maps: Sequence[RegimeMap]) -> Figure:

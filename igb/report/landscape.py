@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from igb.folder.schema import LOSS_CURVE
 from igb.report.metrics import Array
 from igb.report.runs import Run
 
@@ -15,12 +16,13 @@ WRONG, DEAD = "wrong way", "dead"
 
 @dataclass(frozen=True)
 class LossCurve:
-    """A loss at each p_y, [N] ascending, and its gradient with respect to the logit of the true class."""
+    """A loss at each p_y, [N] ascending, its gradient with respect to the logit of the true class, and its weight."""
 
     name: str
     p: Array
     loss: Array
     gradient: Array
+    weight: Array
 
     @property
     def regions(self) -> list[tuple[str, float, float]]:
@@ -64,9 +66,7 @@ def curves_of(run: Run, until: float = math.inf) -> list[LossCurve]:
     if table is None:
         return []
     return [
-        LossCurve(
-            str(name), *(rows.sort_values("p_y")[column].to_numpy(float) for column in ("p_y", "loss", "gradient"))
-        )
+        LossCurve(str(name), *(rows.sort_values("p_y")[column].to_numpy(float) for column in LOSS_CURVE[2:]))
         for (epoch, name), rows in table.groupby(["from_epoch", "name"], sort=False)
         if len(rows) > 1 and epoch <= until
     ]

@@ -186,6 +186,7 @@ def _losses(curves: Sequence[LossCurve]) -> dict[str, Any]:
                 "name": curve.name,
                 "loss": [_short(value) for value in np.interp(p, curve.p, curve.loss)],
                 "gradient": [_short(value) for value in np.interp(p, curve.p, curve.gradient)],
+                "weight": [_short(value) for value in np.interp(p, curve.p, curve.weight)],
             }
             for curve in curves
         ],

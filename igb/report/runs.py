@@ -126,12 +126,16 @@ class Run:
         """loss_curve.csv without an incomplete last line; None if it cannot be read."""
         try:
             text = table_path(self.folder, "loss_curve").read_text(encoding="utf-8")
-            table = pd.read_csv(io.StringIO(text[: text.rfind("\n") + 1]))[list(LOSS_CURVE)]
-        except (OSError, ValueError, KeyError):
+            table = pd.read_csv(io.StringIO(text[: text.rfind("\n") + 1]))
+            for column in ("p_y", "loss", "gradient"):
+                table[column] = pd.to_numeric(table[column], errors="coerce")
+            if "weight" not in table:  # as in older files
+                table["weight"] = -table["gradient"] / (1 - table["p_y"])
+            table["weight"] = pd.to_numeric(table["weight"], errors="coerce")
+            table = table[list(LOSS_CURVE)]
+        except (OSError, ValueError, KeyError, TypeError):
             return None
-        for column in ("p_y", "loss", "gradient"):
-            table[column] = pd.to_numeric(table[column], errors="coerce")
-        return table.dropna().query("0 < p_y <= 1")
+        return table.dropna(subset=list(LOSS_CURVE[:-1])).query("0 < p_y <= 1")
 
 
 def load_runs(folders: str | Path | Sequence[str | Path]) -> pd.DataFrame:

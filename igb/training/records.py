@@ -16,7 +16,7 @@ from torch.utils.tensorboard.summary import custom_scalars, text
 
 from igb.folder.schema import LOSS_CURVE, METRICS, QUANTITIES, TRAIN, class_title, table_path
 from igb.folder.state import RunState
-from igb.losses import LossSchedule, TrueClassLoss, curve_points, loss_curve
+from igb.losses import LossSchedule, ProbabilityLoss, loss_curves
 from igb.schedule import Schedule
 from igb.training.classifier import Classifier
 from igb.training.events import EventFile, Scalars
@@ -209,11 +209,11 @@ class Records(pl.Callback):
     def _write_loss_curve(self) -> None:
         with Table(table_path(self.folder, "loss_curve"), LOSS_CURVE) as table:
             for epoch, loss in self._loss_schedule.phases():
-                if not isinstance(loss, TrueClassLoss):  # no function of p_y alone
+                if not isinstance(loss, ProbabilityLoss):  # of which one cannot tell what it depends on
                     continue
-                probabilities = curve_points(loss)
-                columns = [column.tolist() for column in (probabilities, *loss_curve(loss, probabilities))]
-                table.write(cells((epoch, str(loss), *row)) for row in zip(*columns, strict=True))
+                for name, columns in loss_curves(loss, len(self.class_names)):
+                    rows = zip(*(column.tolist() for column in columns), strict=True)
+                    table.write(cells((epoch, name, *row)) for row in rows)
 
     def _delete_events(self) -> None:
         """Delete our event files, which are drawn again; those of other programs stay."""

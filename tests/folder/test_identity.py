@@ -14,14 +14,14 @@ from igb import experiment
 from igb._checks import InputError
 from igb._paths import config_folder
 from igb.folder import identity, state
-from igb.folder.identity import OLD_CONFIG_DEFAULTS, ROLES, current_target, flat, keys_with_role
+from igb.folder.identity import OLD_CONFIG_DEFAULTS, ROLES, current_target, flat, keys_with_role, role
 from igb.report.runs import find_runs, read_metrics
 from igb.report.settings import settings, swept
 from tests.conftest import TINY, tiny_config, tiny_run
 from tests.helpers.runs import made_run
 
 SCHEMAS = (1, 2)  # of each a sweep's folder, as the last version before the next schema left it
-# The keys that there were then, of all options of all groups.
+# The keys and options that there were then.
 KEYS_OF_SCHEMA_1 = {
     "seed", "init_seed", "data_seed", "name", "data._target_", "data.root", "data.cache_dir", "data.image_size",
     "data.batch_size", "data.scaling", "data.seed", "model._target_", "init._target_", "init._partial_",
@@ -30,6 +30,11 @@ KEYS_OF_SCHEMA_1 = {
     "probe.batch_norm", "probe.chunk", "compute._target_", "compute.precision", "compute.threads", "trainer._target_",
     "trainer.max_epochs", "trainer.max_steps", "trainer.accelerator", "trainer.devices", "trainer.strategy",
     "trainer.checkpoint_minutes", "trainer.keep_checkpoint",
+}  # fmt: skip
+OPTIONS_OF_SCHEMA_1 = {
+    "data": ("cifar10", "digits", "image_folder"), "model": ("resnet18", "resnet50"),
+    "init": ("he", "torchvision", "replaced_conv1", "torch_default"), "loss": ("ce", "bl", "bl_detached", "pz"),
+    "optimizer": ("sgd",), "probe": ("every_batch", "log"), "compute": ("exact", "fast"), "trainer": ("default",),
 }  # fmt: skip
 
 
@@ -63,9 +68,9 @@ def test_a_run_of_an_older_schema_resumes_to_the_end_of_an_undisturbed_one(old, 
     assert found["tied_fraction"].isna().all() == (schema == 1)
     assert set(found["split"]) == {"test"}
     assert found["step"].max() == 10
-    pd.testing.assert_frame_equal(
-        found.drop(columns="tied_fraction"), expected.drop(columns="tied_fraction"), rtol=1e-3
-    )
+    assert found["weight"].isna().all()
+    newer = ["tied_fraction", "weight"]
+    pd.testing.assert_frame_equal(found.drop(columns=newer), expected.drop(columns=newer), rtol=1e-3)
     losses = [pd.read_csv(folder / "train.csv")["loss"] for folder in (old, tmp_path / "new")]
     np.testing.assert_allclose(*losses, rtol=1e-4)
     entries = state.read(old)
@@ -102,18 +107,29 @@ def test_the_network_of_a_run_of_an_older_schema_is_loaded(old):
     assert 0.1 < stats.dominance < 1
 
 
-def test_every_key_has_a_meaning_for_older_runs():
-    """A key that schema 1 lacks stands in OLD_CONFIG_DEFAULTS, with what the versions before it did."""
-    found = set()
-    for file in config_folder().glob("*/*.yaml"):
-        group = file.parent.name
-        if group not in ("experiment", "hydra"):
-            needed = {"image_folder": ["data.root=x"]}.get(file.stem, [])
-            config = experiment.compose(f"{group}={file.stem}", *needed)
-            found |= {key for key in flat(config) if key.startswith(f"{group}.")}
-            found |= {key for key in flat(config) if "." not in key}
-    new = {key for key in found - KEYS_OF_SCHEMA_1 if identity.role(key) != identity.MAY_DIFFER}
-    assert new == set(OLD_CONFIG_DEFAULTS)
+def values_of(options):
+    """The keys of some options of groups, with their values."""
+    found = {}
+    for group, names in options.items():
+        for name in names:
+            needed = {"image_folder": ["data.root=x"]}.get(name, [])
+            config = flat(experiment.compose(f"{group}={name}", *needed))
+            found |= {key: value for key, value in config.items() if key.startswith(f"{group}.") or "." not in key}
+    return found
+
+
+def test_every_new_key_of_an_old_option_has_a_meaning_for_older_runs():
+    """It is null, may differ, or stands in OLD_CONFIG_DEFAULTS with what the versions before it did."""
+    found = values_of(OPTIONS_OF_SCHEMA_1)
+    new = {key: value for key, value in found.items() if key not in KEYS_OF_SCHEMA_1}
+    meant = {key: value for key, value in new.items() if value is not None and role(key) != identity.MAY_DIFFER}
+    assert meant == OLD_CONFIG_DEFAULTS
+
+
+def test_every_key_with_a_role_is_one():
+    groups = {file.parent.name for file in config_folder().glob("*/*.yaml")} - {"experiment", "hydra"}
+    options = {group: [file.stem for file in (config_folder() / group).glob("*.yaml")] for group in groups}
+    found = set(values_of(options))
     assert set(ROLES) <= found | {key.partition(".")[0] for key in found}
 
 
@@ -131,9 +147,9 @@ def test_former_names_are_those_of_today(former, current):
         assert getattr(importlib.import_module(package), name) is get_object(current)  # as a user's code may still say
 
 
-@pytest.mark.parametrize("role", [identity.SEED, identity.MAY_DIFFER, identity.MAY_GROW])
-def test_what_has_a_role_is_no_part_of_identity(role):
-    keys = keys_with_role(role)
+@pytest.mark.parametrize("of", [identity.SEED, identity.MAY_DIFFER, identity.MAY_GROW])
+def test_what_has_a_role_is_no_part_of_identity(of):
+    keys = keys_with_role(of)
     assert keys
     changed = {"seed": 3, "init_seed": 4, "data_seed": 5, "name": "x", "data.root": "y", "data.cache_dir": "z"}
     changed |= {"data.memory": "host", "data.workers": 0, "objective": "accuracy", "logger": "csv"}

@@ -87,7 +87,7 @@ def test_train_has_a_row_for_each_step(finished):
 
 def test_loss_curve_has_every_loss_of_the_schedule(finished):
     table = pd.read_csv(finished / "bl" / "loss_curve.csv")
-    assert list(table.columns) == ["from_epoch", "name", "p_y", "loss", "gradient"]
+    assert list(table.columns) == ["from_epoch", "name", "p_y", "loss", "gradient", "weight"]
     phases = table.groupby("from_epoch")["name"].unique()
     assert phases[0].tolist() == ["CrossEntropy()"]
     assert phases[1].tolist() == ["BlurryLoss(gamma=0.7, detach_weight=False)"]

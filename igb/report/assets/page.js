@@ -310,7 +310,7 @@
 
   const landscape = document.getElementById("landscape");
   if (landscape)
-    for (const [name, label] of [["loss", "loss over p_y, log scale"], ["gradient", "gradient with respect to the true class's logit over p_y, log scale"]])
+    for (const [name, label] of [["loss", "loss over p_y, log scale"], ["gradient", "gradient with respect to the true class's logit over p_y, log scale"], ["weight", "weight, −gradient / (1 − p_y), over p_y, log scale"]])
       add(
         chartBox(landscape, label),
         () => ({
