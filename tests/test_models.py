@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -6,6 +7,7 @@ from torch import nn
 import igb
 from igb import experiment, initialization, models
 from igb._checks import InputError
+from igb._paths import config_folder
 from igb.report.runs import read_metrics
 
 
@@ -119,3 +121,21 @@ def test_every_network_runs_and_is_loaded(tmp_path, model, init):
     assert start["mean_probability"].sum() == pytest.approx(1)
     if model == "mixer" and init == "own":
         assert (start["tied_fraction"] == 1).all()  # a head of zeros
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *([f"model={file.stem}"] for file in sorted((config_folder() / "model").glob("*.yaml")) if file.stem != "timm"),
+        ["model=resnet18", "model.norm=group"], ["model=resnet18", "model.norm=none"],
+        ["model=resnet18", "model.stem=cifar"], ["model=cnn", "model.pool=avg"],
+        ["model=mlp", "model.norm=batch_before", "model.residual=true"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_every_network_trains_and_is_measured_in_both_modes(tmp_path, options):
+    """Also where a layer changes the maps of a convolution in place."""
+    options = [*options, "data.batch_size=8", "trainer.max_steps=2", "probe.images=10", "probe.batch_norm=both"]
+    config = experiment.compose("data=digits", "trainer.accelerator=cpu", *options)
+    assert experiment.run(config, tmp_path / "run") == "completed"
+    assert np.isfinite(igb.load_runs(tmp_path / "run")["loss"]).all()

@@ -151,7 +151,11 @@ class MatrixConvolution(torch.autograd.Function):
         """Feature maps [N, O, H', W'] in channels-last layout, and the matrix of the weight for the backward pass."""
         rows = rows_of(images.permute(0, 2, 3, 1), window, form)
         matrix = matrix_of(weight, window, form, images.dtype)
-        return F.linear(rows, matrix).view(len(images), *window.output, -1).permute(0, 3, 1, 2), matrix
+        shape = (len(images), len(weight), *window.output)
+        maps = torch.empty(shape, dtype=images.dtype, device=images.device, memory_format=torch.channels_last)
+        # Not a view of the product, which the layer after this one could not change in place, as ReLU does in VGG.
+        torch.mm(rows, matrix.t(), out=maps.permute(0, 2, 3, 1).view(len(rows), -1))
+        return maps, matrix
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Window, str], output: tuple[Tensor, Tensor]) -> None:
