@@ -6,7 +6,7 @@ import functools
 import logging
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +44,7 @@ from igb.training.load import network_arguments, without_unknown_nulls
 from igb.training.loggers import RunLogger
 from igb.training.optimizers import MakeOptimizer
 from igb.training.probe import Probe, ProbeCallback
+from igb.training.rates import RateSchedule, constant
 from igb.training.records import NO_RECORDS, Records
 from igb.training.step_losses import DivergedError, StepLosses
 from igb.training.stopping import Stop, StoppedError
@@ -59,6 +60,7 @@ class Parts(NamedTuple):
     make_network: Callable[[], nn.Module]
     loss_schedule: LossSchedule
     make_optimizer: MakeOptimizer
+    rates: RateSchedule
     probe: Probe
     compute: Compute
     make_trainer: Callable[..., pl.Trainer]
@@ -194,9 +196,30 @@ def carry_out(
         threads = previous.get("threads") if last else None  # the last bits depend on their number
         compute = parts.compute.on(trainer.strategy.root_device, threads or _threads(parts, limits.devices))
         pl.seed_everything(process_seed(config.seed, parts.rank), verbose=False)
-        classifier = Classifier(parts.make_network(), loss_schedule, parts.make_optimizer, compute)
+        clip = limits.get("gradient_clip")
+        network = parts.make_network()
+        classifier = Classifier(network, loss_schedule, parts.make_optimizer, compute, parts.rates, clip)
+        if last is None:
+            _remedy(config.init, classifier, data, probe, trainer.strategy.root_device)
         with stop.deferred():
             trainer.fit(classifier, datamodule=data, ckpt_path=last and last.path, weights_only=True)
+
+
+def _remedy(options: DictConfig, classifier: Classifier, data: ImageData, probe: Probe, device: torch.device) -> None:
+    """Calibrate and centre a network that begins, where `init` says so, with chunks as a probe has them."""
+
+    def chunks() -> Iterator[torch.Tensor]:
+        return data.shuffled(max(2, probe.chunk), device)
+
+    if not options.get("calibrate") and not options.get("center"):
+        return
+    classifier.to(device)
+    classifier.compute.set_up(device)
+    if options.get("calibrate"):
+        initialization.calibrate(classifier, chunks())
+    if options.get("center"):
+        with _checks.within("init"):
+            initialization.center(classifier, chunks, len(data.class_names), probe.views[0].batch_norm)
 
 
 def data_entries(config: DictConfig) -> dict[str, Any]:
@@ -245,13 +268,16 @@ def build(config: DictConfig, on_this_machine: bool = True) -> Parts:
     data = _make(config, "data")
     with torch.random.fork_rng(devices=[]):  # a loss may have parameters
         torch.default_generator.manual_seed(config.init_seed)
-        loss = _make(config, "loss", without=("warmup_epochs",))
+        loss = _make(config, "loss", without=("warmup_epochs", "ramp_epochs"))
     with _checks.within("loss"):
-        loss_schedule = LossSchedule(loss, config.loss.get("warmup_epochs", 0))
+        loss_schedule = LossSchedule(loss, config.loss.get("warmup_epochs", 0), config.loss.get("ramp_epochs", 0))
     with _checks.within("trainer"):
         _checks.boolean("keep_checkpoint", config.trainer.keep_checkpoint)
         _checks.number("checkpoint_minutes", config.trainer.checkpoint_minutes, at_least=0)
-    make_trainer = functools.partial(_make, config, "trainer", without=("keep_checkpoint", "checkpoint_minutes"))
+        if config.trainer.get("gradient_clip") is not None:
+            _checks.number("gradient_clip", config.trainer.gradient_clip, at_least=1e-12)
+    ours = ("keep_checkpoint", "checkpoint_minutes", "gradient_clip")
+    make_trainer = functools.partial(_make, config, "trainer", without=ours)
     trainer = make_trainer(**{} if on_this_machine else {"accelerator": "cpu"})
     if on_this_machine and trainer.num_nodes > 1 and not is_started_with(trainer.world_size):
         raise InputError(
@@ -279,12 +305,19 @@ def build(config: DictConfig, on_this_machine: bool = True) -> Parts:
             _checks.boolean("classes", config.logger.classes)
         make_logger = functools.partial(_make, config, "logger", without=loggers.OF_IGB)
         make_logger(**loggers.arguments(config.logger, folder="."))  # which starts no run yet
-    initialize = functools.partial(initialization.build, make_network, _make(config, "init"), config.init_seed)
+    with _checks.within("init"):
+        for key in ("calibrate", "center"):
+            _checks.boolean(key, config.init.get(key, False))
+        if config.init.get("calibrate") and not has_batch_norm:
+            raise InputError("calibrate=true needs a network with batch norm")
+    initializer = _make(config, "init", without=("calibrate", "center"))
+    initialize = functools.partial(initialization.build, make_network, initializer, config.init_seed)
     return Parts(
         data,
         initialize,
         loss_schedule,
         _make(config, "optimizer"),
+        _make(config, "schedule") if config.get("schedule") else constant(),
         probe,
         _make(config, "compute"),
         make_trainer,

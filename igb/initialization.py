@@ -4,12 +4,16 @@
 initialise keep the values that the network's constructor drew from the same seed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+
+from igb._checks import InputError
+from igb.statistics import undisturbed
 
 Initializer = Callable[[nn.Module], None]
 
@@ -88,3 +92,53 @@ def torch_default(network: nn.Module) -> None:
 
 def _kaiming(weight: torch.Tensor, mode: Literal["fan_in", "fan_out"]) -> None:
     nn.init.kaiming_normal_(weight, mode=mode, nonlinearity="relu")
+
+
+def calibrate(network: nn.Module, chunks: Iterable[Tensor]) -> None:
+    """Set the running statistics of batch norm to the mean of those of chunks of images, of two or more each.
+
+    All other layers are in evaluation mode meanwhile; no weight changes.
+    """
+    modes = {module: module.training for module in network.modules()}
+    norms = [module for module in modes if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    try:
+        network.eval()
+        for norm in norms:
+            norm.train()
+            norm.reset_running_stats()
+            norm.momentum = None  # every chunk counts as much
+        with torch.no_grad():
+            for images in chunks:
+                network(images)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def center(
+    network: nn.Module, chunks: Callable[[], Iterable[Tensor]], num_classes: int, batch_norm: str = "running"
+) -> None:
+    """Take the mean logit of each class over some images away from the bias of the head.
+
+    The head is the last linear layer with an output for each class. Then all classes have a mean logit of zero, with
+    batch norm in the given mode. InputError if the network does not end in such a layer with a bias.
+    """
+    heads = [layer for layer in network.modules() if isinstance(layer, nn.Linear) and layer.out_features == num_classes]
+    if not heads or heads[-1].bias is None:
+        raise InputError("center=true needs a network that ends in a linear layer with a bias")
+    bias: Tensor = heads[-1].bias
+    before = _mean_logits(network, chunks(), bias.device, batch_norm)
+    with torch.no_grad():
+        bias.sub_(before)
+    left = _mean_logits(network, chunks(), bias.device, batch_norm)
+    if left.abs().max() > 1e-2 * (1 + before.abs().max()):
+        raise InputError("center=true needs a network whose logits are what its last linear layer returns")
+
+
+def _mean_logits(network: nn.Module, chunks: Iterable[Tensor], device: torch.device, batch_norm: str) -> Tensor:
+    with undisturbed(network, device, batch_norm):
+        logits = [network(images).double() for images in chunks]
+    return torch.cat(logits).mean(dim=0)

@@ -5,7 +5,12 @@ import pytest
 import torch
 from torch import nn
 
+import igb
 from igb import experiment, initialization, models
+from igb._checks import InputError
+from igb.statistics import undisturbed
+from tests.conftest import tiny_config, tiny_run
+from tests.helpers.networks import Tiny
 
 RULES = ["he", "torchvision", "replaced_conv1", "torch_default"]
 
@@ -120,3 +125,90 @@ def test_what_lies_outside_of_layers_keeps_what_the_constructor_drew(option, lef
     initialization.he(network)
     found = {name.rpartition(".")[2] for name, parameter in network.named_parameters() if (parameter == 7).all()}
     assert found == left
+
+
+def chunks(count=4, size=50):
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randn(size, 1, 32, 32, generator=generator) * 2 + 1 for _ in range(count)]
+
+
+def test_calibration_sets_running_statistics_to_those_of_the_images():
+    network = initialization.build(lambda: Tiny(10), initialization.he, 0).train()
+    weights = {name: value.clone() for name, value in network.named_parameters()}
+    initialization.calibrate(network, iter(chunks()))
+    with torch.no_grad():
+        maps = [network[0](images).transpose(0, 1).flatten(1) for images in chunks()]
+    norm = network[1]
+    torch.testing.assert_close(norm.running_mean, torch.stack([part.mean(1) for part in maps]).mean(0))
+    torch.testing.assert_close(norm.running_var, torch.stack([part.var(1) for part in maps]).mean(0))
+    assert norm.momentum == 0.1
+    assert all(module.training for module in network.modules())
+    assert all(torch.equal(value, weights[name]) for name, value in network.named_parameters())
+
+
+@pytest.mark.parametrize("batch_norm", ["running", "batch"])
+def test_centring_leaves_no_class_a_higher_mean_logit(batch_norm):
+    network = initialization.build(lambda: Tiny(10), initialization.he, 0)
+    buffers = {name: value.clone() for name, value in network.named_buffers()}
+    initialization.center(network, chunks, 10, batch_norm)
+    with undisturbed(network, torch.device("cpu"), batch_norm):
+        logits = torch.cat([network(images) for images in chunks()])
+    assert logits.std() > 0.1
+    torch.testing.assert_close(logits.mean(0), torch.zeros(10), rtol=0, atol=1e-5)
+    assert all(torch.equal(value, buffers[name]) for name, value in network.named_buffers())
+
+
+class Doubled(nn.Module):
+    """Does more to the logits after its last linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(1024, 10)
+
+    def forward(self, images):
+        return 2 * self.head(images.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(1024, 10, bias=False)), "that ends in a linear layer with a bias"),
+        (nn.Sequential(nn.Conv2d(1, 10, 32), nn.Flatten()), "that ends in a linear layer with a bias"),
+        (Doubled(), "whose logits are what its last linear layer returns"),
+    ],
+)
+def test_a_network_that_cannot_be_centred_is_refused(network, message):
+    with pytest.raises(InputError, match=f"center=true needs a network {message}"):
+        initialization.center(network, chunks, 10)
+
+
+def test_remedies_are_applied_before_the_first_probe(tmp_path):
+    options = ("data.scaling=raw", "init=he", "probe.batch_norm=both", "trainer.max_epochs=0")
+    plain, calibrated, centred = (
+        igb.load_runs(tiny_run(tmp_path / name, *options, *own)).set_index(["batch_norm", "class"])
+        for name, own in (
+            ("plain", []), ("calibrated", ["init.calibrate=true"]),
+            ("centred", ["init.calibrate=true", "init.center=true"]),
+        )
+    )  # fmt: skip
+    assert plain.loc["batch"].guess_fraction.tolist() == calibrated.loc["batch"].guess_fraction.tolist()
+    off = {
+        name: (table.loc["running"].mean_probability - table.loc["batch"].mean_probability).abs().max()
+        for name, table in (("plain", plain), ("calibrated", calibrated))
+    }
+    assert off["calibrated"] < off["plain"] / 3
+    assert centred.loc["running"].guess_fraction.max() < calibrated.loc["running"].guess_fraction.max()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["init.center=1"], "init.center=1 must be true or false"),
+        (["init.calibrate=yes"], "init.calibrate=yes must be true or false"),
+        (["init.calibrate=true", "model._target_=tests.helpers.networks.Linear"],
+         "init.calibrate=true needs a network with batch norm"),
+    ],
+)  # fmt: skip
+def test_remedies_that_cannot_be_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        experiment.build(tiny_config(*options))

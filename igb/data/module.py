@@ -3,7 +3,7 @@
 import dataclasses
 import signal
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from igb import _checks
+from igb import _batches, _checks
 from igb._checks import InputError
 from igb.data import cache
 from igb.data.images import Images, LazyImages, check_class_names, check_split, summary
@@ -153,6 +153,12 @@ class ImageData(pl.LightningDataModule):
             self._affine[images.device] = offset.to(images.device), divisor.to(images.device)
         offset, divisor = self._affine[images.device]
         return images.float().sub_(offset).div_(divisor)
+
+    def shuffled(self, size: int, device: torch.device) -> Iterator[Tensor]:
+        """The training images once, scaled, in chunks [size, C, H, W], in an order that is the same for every seed."""
+        order = torch.randperm(len(self.train_labels), generator=torch.Generator().manual_seed(0))
+        for chunk in _batches.split(order, size):
+            yield self.scale(self.train_images[chunk].to(device))
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of uint8 images [B, C, H, W] and labels [B]; Lightning tells the sampler the epoch.

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from igb.training.classifier import Classifier
     from igb.training.lightning_trainer import trainer
-    from igb.training.optimizers import sgd
+    from igb.training.optimizers import adam, adamw, sgd
     from igb.training.probe import Probe
 
-__all__ = ["Classifier", "Probe", "sgd", "trainer"]
+__all__ = ["Classifier", "Probe", "adam", "adamw", "sgd", "trainer"]
 
-_MODULES = {"Classifier": "classifier", "Probe": "probe", "sgd": "optimizers", "trainer": "lightning_trainer"}
+_MODULES = {
+    "Classifier": "classifier", "Probe": "probe", "adam": "optimizers", "adamw": "optimizers", "sgd": "optimizers",
+    "trainer": "lightning_trainer",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ from igb.compute import Compute, channels_last
 from igb.data import Batch
 from igb.losses import LossSchedule
 from igb.training.optimizers import MakeOptimizer
+from igb.training.rates import RateSchedule, constant
 from igb.training.step import GraphedStep, Step
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -26,17 +27,25 @@ class Classifier(pl.LightningModule):
         loss_schedule: the loss of every epoch.
         make_optimizer: called with the parameters of the network, and of the losses where they have some.
         compute: how the network's arithmetic is done.
+        rates: the factor of the learning rate over the epochs.
+        gradient_clip: the largest norm of the gradient, if it is to be clipped.
     """
 
     def __init__(
-        self, network: nn.Module, loss_schedule: LossSchedule, make_optimizer: MakeOptimizer, compute: Compute
+        self,
+        network: nn.Module,
+        loss_schedule: LossSchedule,
+        make_optimizer: MakeOptimizer,
+        compute: Compute,
+        rates: RateSchedule | None = None,
+        gradient_clip: float | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False  # the step is ours
         self.network = channels_last(network)
         self.losses = loss_schedule  # the name of its parameters in checkpoints
         self.compute = compute
-        self._make_optimizer = make_optimizer
+        self._make_optimizer, self._rates, self._clip = make_optimizer, rates or constant(), gradient_clip
         self._training_losses: dict[nn.Module, Loss] = {}
 
     def forward(self, images: Tensor) -> Tensor:
@@ -59,13 +68,16 @@ class Classifier(pl.LightningModule):
         counter: Any = self.optimizers()  # Lightning's wrapper of the optimizer
         self._counter = counter
         alone = self.trainer.world_size == 1
-        step = Step(self, counter.optimizer, Tensor.backward if alone else self.manual_backward)
+        step = Step(self, counter.optimizer, Tensor.backward if alone else self.manual_backward, self._clip)
         self._step = GraphedStep(step) if alone and self.compute.is_recorded(self.device) else step
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Train on a batch; return the loss of this shard, weighted so that the mean over processes is the batch's."""
         images, labels, size = batch
         weight = self.trainer.world_size * len(labels) / size
+        factor = self._rates((self.trainer.global_step + 1) / self.trainer.num_training_batches)
+        for group, rate in zip(self._counter.optimizer.param_groups, self._initial_rates, strict=True):
+            group["lr"] = rate * factor
         self._counter._on_before_step()  # by which Lightning counts `global_step`
         try:
             loss = self._step(images, labels, self._loss(), weight)
@@ -88,7 +100,9 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer over all parameters of the network and the losses."""
-        return self._make_optimizer([*self.network.parameters(), *self.losses.parameters()])
+        optimizer = self._make_optimizer([*self.network.parameters(), *self.losses.parameters()])
+        self._initial_rates = [group["lr"] for group in optimizer.param_groups]
+        return optimizer
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Count steps where Lightning looks for them: checkpoints of schema 1 have them under its own optimisation."""

@@ -16,6 +16,7 @@ class Step:
         network: maps images [N, ...] to logits [N, C].
         optimizer: over the network's parameters.
         backward: takes the gradient of the loss; a strategy of Lightning's has its own.
+        clip: the largest norm of the gradient of all parameters, to which a larger one is scaled down; None for none.
     """
 
     def __init__(
@@ -23,8 +24,9 @@ class Step:
         network: Callable[[Tensor], Tensor],
         optimizer: torch.optim.Optimizer,
         backward: Callable[[Tensor], Any] = Tensor.backward,
+        clip: float | None = None,
     ) -> None:
-        self.network, self.optimizer, self.backward = network, optimizer, backward
+        self.network, self.optimizer, self.backward, self.clip = network, optimizer, backward, clip
 
     def __call__(
         self, images: Tensor, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor], weight: float = 1.0
@@ -33,6 +35,9 @@ class Step:
         self.optimizer.zero_grad()
         value = loss(self.network(images), labels) * weight
         self.backward(value)
+        if self.clip is not None:
+            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, self.clip)
         self.optimizer.step()
         return value.detach()
 

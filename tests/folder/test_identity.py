@@ -35,6 +35,7 @@ OPTIONS_OF_SCHEMA_1 = {
     "data": ("cifar10", "digits", "image_folder"), "model": ("resnet18", "resnet50"),
     "init": ("he", "torchvision", "replaced_conv1", "torch_default"), "loss": ("ce", "bl", "bl_detached", "pz"),
     "optimizer": ("sgd",), "probe": ("every_batch", "log"), "compute": ("exact", "fast"), "trainer": ("default",),
+    "schedule": ("constant",),  # of which there was no group
 }  # fmt: skip
 
 

@@ -459,3 +459,24 @@ def test_the_curves_of_a_loss_are_named():
     ((name, columns),) = loss_curves(sce, 10)
     assert name == "0.1 CrossEntropy() + 1 ReverseCrossEntropy(A=9.21)"
     assert [len(column) for column in columns] == [len(columns[0])] * 4
+
+
+def test_a_ramp_goes_from_cross_entropy_to_the_loss_linearly_in_the_weight():
+    loss = GeneralizedCrossEntropy(0.7)
+    schedule = LossSchedule(loss, warmup_epochs=1, ramp_epochs=3)
+    assert [epoch for epoch, _ in schedule.phases()] == [0, 1, 2, 3, 4]
+    p = torch.tensor([1e-3, 0.2, 0.9], dtype=torch.float64)
+    for epoch, part in ((0, 0), (1, 0.25), (2, 0.5), (3, 0.75), (4, 1), (9, 1)):
+        weight = loss_curve(schedule.at(epoch), p)[2]
+        torch.testing.assert_close(weight, (1 - part) + part * p**0.7)
+    assert schedule.at(2) is schedule.at(2)
+    assert schedule.at(4) is loss
+    assert LossSchedule(loss, ramp_epochs=1).phases()[0][0] == 0
+    assert set(LossSchedule(loss, ramp_epochs=2).state_dict()) == set(LossSchedule(loss).state_dict())
+
+
+def test_a_ramp_needs_a_loss_of_igbs():
+    with pytest.raises(InputError, match=r"ramp_epochs=1 needs a loss that is an igb\.losses\.ProbabilityLoss"):
+        LossSchedule(torch.nn.CrossEntropyLoss(), ramp_epochs=1)
+    with pytest.raises(InputError, match="ramp_epochs=-1 must be a whole number of at least 0"):
+        LossSchedule(CrossEntropy(), ramp_epochs=-1)
