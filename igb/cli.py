@@ -24,7 +24,7 @@ from igb._environment import drop_stale_variables
 from igb._files import make_folder
 from igb._paths import config_folder, import_from, is_given
 from igb.folder.schema import FINAL, log_path
-from igb.sweeps.jobs import check_jobs, label_of_this
+from igb.sweeps.jobs import check_jobs, label_of_this, refuse_several_devices
 from igb.training.stopping import StoppedError
 
 log = logging.getLogger(__name__)
@@ -85,16 +85,21 @@ def report() -> None:
 @hydra.main(config_path=str(config_folder()), config_name="config", version_base="1.3")
 def _app(config: DictConfig) -> str | float:
     """One run, or one job of a sweep, which goes on after a job that raises; its status or its objective."""
+    from pytorch_lightning.utilities import rank_zero_only
+
     from igb import experiment
 
     options = HydraConfig.get()
     import_from(options.runtime)
     alone = OmegaConf.is_missing(options.job, "num")
+    if not alone:  # each process would go through the sweep
+        with one_line_exit():
+            refuse_several_devices([config])
     folder = Path(options.runtime.output_dir)
     try:
         status = experiment.run(config, folder, "" if alone else label_of_this(options))
-        if config.get("objective") is None or status not in FINAL:
-            return status
+        if config.get("objective") is None or status not in FINAL or vars(rank_zero_only).get("rank", 0) > 0:
+            return status  # the first process alone knows when all is recorded
         from igb.report.summary import objective
 
         return objective(folder, config.objective)

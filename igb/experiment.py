@@ -150,6 +150,8 @@ def carry_out(
             data.shard(parts.rank, parts.world_size, parts.smallest_shard)
         with _checks.within("probe"):
             order = probe.order(data.test_labels)
+        test_images = data.test_images[order]
+        data.release()
         entries = data.entries()
         refuse_other_data(folder, previous, entries)
         if previous.get("class_names") and "images" not in previous:
@@ -177,7 +179,7 @@ def carry_out(
             folder, schedule, stopwatch, step_losses, records, stop, config.trainer.checkpoint_minutes, last
         )
         probing = ProbeCallback(
-            probe, data.test_images[order], data.test_labels[order], data.scale, len(data.class_names), schedule,
+            probe, test_images, data.test_labels[order], data.scale, len(data.class_names), schedule,
             stopwatch, records.record if records else _drop, stop.check, first_step,
         )  # fmt: skip
         # In this order: a checkpoint holds the step and its loss, but not yet the probe after it.
@@ -302,7 +304,7 @@ def build(config: DictConfig, on_this_machine: bool = True) -> Parts:
     make_logger = None
     if OmegaConf.select(config, "logger._target_") is not None:
         with _checks.within("logger"):
-            _checks.boolean("classes", config.logger.classes)
+            _checks.boolean("classes", config.logger.get("classes", True))
         make_logger = functools.partial(_make, config, "logger", without=loggers.OF_IGB)
         make_logger(**loggers.arguments(config.logger, folder="."))  # which starts no run yet
     with _checks.within("init"):

@@ -14,10 +14,11 @@ import logging
 import math
 import os
 import shutil
+import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ log = logging.getLogger(__name__)
 def cached(
     decode: Callable[[], Images],
     files: Sequence[str | Path],
-    source: type,
+    sources: Sequence[type],
     options: Mapping[str, object],
     folder: Path,
     memory: str,
@@ -54,34 +55,48 @@ def cached(
     Args:
         decode: finds every image; called if the cache does not hold them.
         files: the files that the images come from.
-        source: the class of the source, whose code is part of what the images depend on.
+        sources: the class of the source and those it derives from, whose code is part of what the images depend on.
         options: the options of the source that the images depend on.
         folder: the cache's folder; InputError if it cannot be written, or has no room for the images.
         memory: `map` gives images mapped from their files; so does `auto`, if they are large. Else arrays in memory.
     """
-    kind = source.__name__.lower()
-    key = f"{source.__module__} {sorted((name, str(value)) for name, value in options.items())}"
+    kind = sources[0].__name__.lower()
+    key = f"{sources[0].__module__} {sorted((name, str(value)) for name, value in options.items())}"
     entry = folder / f"{kind}-{hashlib.sha256(key.encode(errors='surrogateescape')).hexdigest()[:16]}"
     with contextlib.ExitStack() as stack:
-        try:
+        with _writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
-        except OSError as error:
-            raise InputError(f"cache_dir={folder} cannot be written ({error})") from error
-        _lock(entry.with_name(f"{entry.name}.lock"), stack)
-        origin = {"version": VERSION, "fingerprint": _fingerprint(source, files)}
+        is_locked = _lock(entry.with_name(f"{entry.name}.lock"), stack)
+        origin = {"version": VERSION, "fingerprint": _fingerprint(sources, files)}
         found = _read(entry, origin, memory)
-        if found is None:
-            try:
-                _write(entry, origin, decode())
-            except OSError as error:
-                raise InputError(f"cache_dir={folder} cannot be written ({error})") from error
-            found = _read(entry, origin, memory)
-            assert found is not None
+        if found is None and is_locked:
+            _write(entry, origin, decode())
+        elif found is None:  # each process in a folder of its own, the first of which becomes that of all
+            own = entry.with_name(f"{entry.name}.{socket.gethostname()}.{os.getpid()}")
+            _write(own, origin, decode())
+            if _read(entry, origin, memory) is None:
+                with _writing(folder):
+                    shutil.rmtree(entry, ignore_errors=True)
+                    own.rename(entry)
+            else:
+                shutil.rmtree(own, ignore_errors=True)
+        found = found or _read(entry, origin, memory)
+        assert found is not None
     return found
 
 
-def _lock(path: Path, stack: contextlib.ExitStack) -> None:
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Name the cache's folder in an error of the disk."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cache_dir={folder} cannot be written ({error})") from error
+
+
+def _lock(path: Path, stack: contextlib.ExitStack) -> bool:
+    """Hold a lock until the stack ends; whether that can be."""
     lock = filelock.FileLock(path)
     try:
         try:
@@ -90,15 +105,18 @@ def _lock(path: Path, stack: contextlib.ExitStack) -> None:
             log.info("waiting for another process that holds %s while it decodes the same images", path)
             lock.acquire()
         stack.callback(lock.release)
+        return True
     except (OSError, NotImplementedError) as error:  # a file system without locks
         log.warning("%s cannot be locked (%s); runs that start together each decode the images", path, error)
+        return False
 
 
-def _fingerprint(source: type, files: Sequence[str | Path]) -> str:
+def _fingerprint(sources: Sequence[type], files: Sequence[str | Path]) -> str:
     """A hash that changes with the code of the source, and the path, size or time of any of the files."""
     digest = hashlib.sha256(inspect.getsource(images_module).encode())
-    with contextlib.suppress(OSError, TypeError):  # a class without a file, as in a notebook
-        digest.update(inspect.getsource(source).encode())
+    for source in sources:
+        with contextlib.suppress(OSError, TypeError):  # a class without a file, as in a notebook
+            digest.update(inspect.getsource(source).encode())
     for file in files:
         try:
             stat = os.stat(file)  # noqa: PTH116  (60,000 Path objects would take as long as all else)
@@ -137,9 +155,12 @@ def _load(entry: Path, name: str, mapped: bool) -> np.ndarray:
 def _write(entry: Path, origin: dict[str, Any], decoded: Images) -> None:
     """Decode what is not decoded yet, and sum it up; InputError if there is no room for it."""
     if _info(entry) != origin:
-        shutil.rmtree(entry, ignore_errors=True)
-        entry.mkdir()
-        _write_info(entry, origin)
+        with _writing(entry.parent):
+            shutil.rmtree(entry, ignore_errors=True)
+            entry.mkdir(exist_ok=True)  # a network file system may keep what another process has mapped
+            for name in NAMES:
+                _file(entry, name).unlink(missing_ok=True)
+            _write_info(entry, origin)
     arrays: dict[str, np.ndarray | LazyImages] = vars(decoded)
     needed = sum(array.dtype.itemsize * math.prod(array.shape) for array in arrays.values())
     needed -= sum(file.stat().st_size for file in entry.glob("*.npy"))
@@ -151,37 +172,43 @@ def _write(entry: Path, origin: dict[str, Any], decoded: Images) -> None:
     log.info("decoding %s images into %s", f"{count:,}", entry)
     with tqdm(total=count, desc="decoding", unit=" images", disable=not sys.stderr.isatty(), leave=False) as bar:
         for name, array in arrays.items():
-            _append(_file(entry, name), array, bar.update if name.endswith("images") else _ignore)
+            _append(_file(entry, name), array, bar if name.endswith("images") else None)
     seconds = time.perf_counter() - started
     log.info("decoded them in %.0f s", seconds)
     found = summary({name: _load(entry, name, mapped=name.endswith("images")) for name in NAMES})
-    for name in NAMES:
-        sync(_file(entry, name))
-    _write_info(entry, origin | {"images": found.digest, "counts": found.counts.tolist()})
+    with _writing(entry.parent):
+        _write_info(entry, origin | {"images": found.digest, "counts": found.counts.tolist()})
 
 
-def _append(path: Path, array: np.ndarray | LazyImages, update: Callable[[int], object]) -> None:
-    """Append to an .npy file the rows that it lacks."""
+def _append(path: Path, array: np.ndarray | LazyImages, bar: Any) -> None:
+    """Append to an .npy file the rows that it lacks, and the last ones, of which a lost node may have kept nothing."""
     header = io.BytesIO()
     description = {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
     np.lib.format.write_array_header_1_0(header, description)
     row, start = array.dtype.itemsize * math.prod(array.shape[1:]), len(header.getvalue())
-    with open(path, "ab+") as stream:
-        stream.seek(0)
-        is_begun = stream.read(start) == header.getvalue()
-        done = (path.stat().st_size - start) // row if is_begun else 0
-        stream.truncate(start + done * row if is_begun else 0)
-        if not is_begun:
-            stream.write(header.getvalue())
-        update(done)
+    folder = path.parent.parent
+    with contextlib.ExitStack() as stack:
+        with _writing(folder):
+            stream = stack.enter_context(open(path, "ab+"))
+            stream.seek(0)
+            is_begun = stream.read(start) == header.getvalue()
+            written = (path.stat().st_size - start) // row if is_begun else 0
+            done = max(0, written - 1) // DECODED * DECODED
+            stream.truncate(start + done * row if is_begun else 0)
+            if not is_begun:
+                stream.write(header.getvalue())
+        if bar is not None:
+            if not bar.disable:
+                bar.initial += done  # for the speed that it shows
+            bar.update(done)
         for first in range(done, len(array), DECODED):
-            part = array[first : first + DECODED]
-            stream.write(np.ascontiguousarray(part).data)
-            update(len(part))
-
-
-def _ignore(count: int) -> None:
-    """Show no progress."""
+            part = np.ascontiguousarray(array[first : first + DECODED])
+            with _writing(folder):
+                stream.write(part.data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            if bar is not None:
+                bar.update(len(part))
 
 
 def _file(entry: Path, name: str) -> Path:

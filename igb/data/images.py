@@ -23,7 +23,7 @@ class LazyImages:
 
     Args:
         items: what `read` makes images of, such as paths.
-        read: makes one image, uint8 [C, H, W]; called from several threads.
+        read: makes one image, uint8 [C, H, W], or [H, W] in gray; called from several threads.
     """
 
     items: Sequence[Any] | np.ndarray
@@ -32,9 +32,13 @@ class LazyImages:
     def __len__(self) -> int:
         return len(self.items)
 
+    def _image(self, item: Any) -> np.ndarray:
+        found = self.read(item)
+        return found[None] if found.ndim == 2 else found
+
     @functools.cached_property
     def _first(self) -> np.ndarray:
-        return self.read(self.items[0])
+        return self._image(self.items[0])
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -48,7 +52,7 @@ class LazyImages:
 
     def __getitem__(self, part: slice) -> np.ndarray:
         with ThreadPoolExecutor() as pool:  # PIL decodes outside the interpreter's lock
-            return np.stack(list(pool.map(self.read, self.items[part])))
+            return np.stack(list(pool.map(self._image, self.items[part])))
 
 
 @dataclass
@@ -127,7 +131,8 @@ def pixels(image: Image.Image, size: int, fit: str = "stretch", color: bool = Fa
     Resizing is bilinear. The image is rotated by its EXIF orientation, and transparent parts are laid over black. One
     that is not square is stretched, or cropped to the largest square in its middle (`fit`).
     """
-    if image.mode.startswith(("I", "F")):  # PIL would clip, not scale
+    raw = "".join(str(part) for part in getattr(image, "tile", ()))  # PIL takes 16-bit colour by its higher bytes
+    if image.mode.startswith(("I", "F")) or ";16" in raw:  # and would clip others, not scale
         raise ValueError(f"pixels of more than 8 bits, mode {image.mode}; convert it to 8 bits")
     if orientation := UPRIGHT.get(_orientation(image)):
         image = image.transpose(orientation)

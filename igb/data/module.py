@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from igb import _batches, _checks
 from igb._checks import InputError
 from igb.data import cache
-from igb.data.images import Images, LazyImages, check_class_names, check_split, summary
+from igb.data.images import Images, LazyImages, check_class_names, check_split, release, summary
 from igb.data.order import Batch, EpochSampler, Shards
 from igb.data.scaling import SCALINGS, affine
 from igb.training.stopping import SIGNALS
@@ -92,7 +92,8 @@ class ImageData(pl.LightningDataModule):
         check_class_names(self.class_names)
         if self._is_cached:
             options = {name: value for name, value in vars(self).items() if name not in SERVING and name[0] != "_"}
-            arrays, found = cache.cached(self._checked, self.files(), type(self), options, self.cache_dir, self.memory)
+            sources = [each for each in type(self).__mro__ if issubclass(each, ImageData) and each is not ImageData]
+            arrays, found = cache.cached(self._checked, self.files(), sources, options, self.cache_dir, self.memory)
         else:
             lazy = vars(self._checked())
             arrays = {name: value[:] if isinstance(value, LazyImages) else value for name, value in lazy.items()}
@@ -102,8 +103,8 @@ class ImageData(pl.LightningDataModule):
         self._affine: dict[torch.device, tuple[Any, Any]] = {}
         self._sampler = EpochSampler(len(arrays["train_labels"]), self.batch_size, self.seed)
         self._shard = (0, 1)
-        mapped = arrays["train_images"]
-        self._mapped = mapped if isinstance(mapped, np.memmap) else None
+        self._maps = [array for array in arrays.values() if isinstance(array, np.memmap)]
+        self._mapped = self._maps[0] if self._maps else None
         for name, array in arrays.items():
             setattr(self, name, torch.from_numpy(array))
 
@@ -159,6 +160,12 @@ class ImageData(pl.LightningDataModule):
         order = torch.randperm(len(self.train_labels), generator=torch.Generator().manual_seed(0))
         for chunk in _batches.split(order, size):
             yield self.scale(self.train_images[chunk].to(device))
+            self.release()
+
+    def release(self) -> None:
+        """Give back the memory that holds what was read of mapped images."""
+        for array in self._maps:
+            release(array)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of uint8 images [B, C, H, W] and labels [B]; Lightning tells the sampler the epoch.

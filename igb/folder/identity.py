@@ -111,10 +111,11 @@ def is_known_by_images(folder: Path, config: Any) -> bool:
 
 def identifying_overrides(overrides: Iterable[str]) -> frozenset[str]:
     """The overrides of a command line that make a run what it is, seeds among them."""
+    keys = {item: item.lstrip("+~").partition("=")[0] for item in overrides}
     return frozenset(
         item
-        for item in overrides
-        if not item.startswith(("hydra.", "hydra/")) and role(item.partition("=")[0]) not in (MAY_DIFFER, MAY_GROW)
+        for item, key in keys.items()
+        if not key.startswith(("hydra.", "hydra/")) and role(key) not in (MAY_DIFFER, MAY_GROW)
     )
 
 

@@ -29,7 +29,7 @@ OVERWRITTEN = (
 # Entries of run.json that a resume goes by alone; the report checks those that it reads.
 TYPES: dict[str, type | tuple[type, ...]] = {
     "images": str, "threads": int, "resumed": list, "earlier": list, "checkpoint_seconds": (int, float),
-    "logger_run": (str, int),
+    "logger_run": dict,
 }  # fmt: skip
 
 log = logging.getLogger(__name__)

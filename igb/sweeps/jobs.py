@@ -14,6 +14,8 @@ from igb._checks import InputError, one_line_exit
 from igb._files import make_folder
 from igb._imports import quick_imports
 from igb._paths import config_folder, import_from, quoted
+from igb.folder import state
+from igb.folder.schema import FINAL
 
 SWEEP_ONLY = ("hydra.mode=", "hydra/launcher=", "hydra.launcher.", "hydra.sweep.", "hydra/sweeper=", "hydra.sweeper.")
 
@@ -27,18 +29,26 @@ class Job(NamedTuple):
     arguments: list[str]
 
     def ended(self, error: Exception | None) -> JobReturn:
-        """Hydra's record of a job that ended, with its objective."""
-        value: Exception | float | None = error
-        if error is None and self.config.get("objective") is not None:
-            from igb.report.summary import objective
-
-            try:
-                value = objective(self.folder, self.config.objective)
-            except (OSError, ValueError) as missing:
-                value = missing
+        """Hydra's record of a job that ended, with its objective or its status."""
+        value: Exception | float | str | None = error
+        try:
+            entries = state.read(self.folder) or {}
+            if error is None and entries.get("status") not in FINAL:
+                value = RuntimeError(entries.get("reason") or "no final status: killed, or its node was lost")
+            elif error is None:
+                value = self._result(str(entries["status"]))
+        except (OSError, ValueError) as damaged:
+            value = damaged
         status = JobStatus.FAILED if isinstance(value, Exception) else JobStatus.COMPLETED
         overrides = list(self.config.hydra.overrides.task)
         return JobReturn(overrides=overrides, hydra_cfg=self.config, status=status, _return_value=value)
+
+    def _result(self, status: str) -> float | str:
+        if self.config.get("objective") is None:
+            return status
+        from igb.report.summary import objective
+
+        return objective(self.folder, self.config.objective)
 
 
 class ProcessLauncher(Launcher):
@@ -76,6 +86,8 @@ class ProcessLauncher(Launcher):
             where = f"hydra.run.dir={quoted(str(folder))}"
             label = label_of(config.hydra.overrides.task, swept) or str(config.hydra.sweep.subdir)
             found.append(Job(label, config, folder, [*flags, to_file, *own, *config.hydra.overrides.task, where]))
+        with one_line_exit():  # a sweeper other than igb's has not asked
+            self.check([job.config for job in found])
         return found
 
 
@@ -118,7 +130,7 @@ def check_jobs(configs: Sequence[DictConfig], folders: Sequence[Path | None], on
     with one_line_exit():
         with quick_imports():
             from igb import experiment
-        from igb.folder import identity, state
+        from igb.folder import identity
 
         for config, folder in zip(configs, folders, strict=True):
             experiment.refuse_mixtures(config.hydra.overrides.task, config)

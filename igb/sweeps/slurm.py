@@ -111,6 +111,10 @@ class SlurmLauncher(ProcessLauncher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Submit all jobs that are not in the queue, and wait for all."""
+        with one_line_exit():
+            return self._launch(job_overrides, initial_job_idx)
+
+    def _launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         jobs = {job.config.hydra.sweep.subdir: job for job in self.jobs(job_overrides, initial_job_idx)}
         records = Path(self.config.hydra.sweep.dir).resolve() / "slurm"
         try:

@@ -1,6 +1,7 @@
 """The config group `logger`: a logger of Lightning's beside the records, such as that of W&B or of MLflow."""
 
 import csv
+import io
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,8 +35,8 @@ class RunLogger:
         state: the run's state, where the id of the logger's run is kept.
         label: what to call the run.
         class_names: the names of the data's classes.
-        resumes: whether the run resumes. Then it goes on in the same run of the logger, if that can be, without what
-            that has already: a resumed run comes to the same numbers.
+        kept: what the run has of its records, if it resumes. Then it goes on in the same run of the logger, if that
+            can be, without what that has up to the checkpoint.
 
     Raises InputError if the logger's run cannot be started.
     """
@@ -47,23 +48,37 @@ class RunLogger:
         state: RunState,
         label: str,
         class_names: Sequence[str],
-        resumes: bool,
+        kept: Mapping[str, Any],
     ) -> None:
-        run = state.previous.get("logger_run") if resumes and "run" in (config.logger.get("given") or {}) else None
-        logger = make(**arguments(config.logger, folder=str(state.folder), label=label, run=run))
-        self._logger: Logger | None = logger
-        self._logged = set(_recorded(state.folder)) if run else set()
-        self._titles = [class_title(k, name) for k, name in enumerate(class_names)]
-        if not config.logger.classes:
+        resumes = bool(kept["metrics"])
+        before = state.previous.get("logger_run") if resumes else None
+        target, given = str(config.logger._target_), config.logger.get("given") or {}
+        run = before["run"] if before and before.get("target") == target and "run" in given else None
+        known = {"folder": str(state.folder), "label": label}
+        self._titles = [_safe(class_title(k, name)) for k, name in enumerate(class_names)]
+        if not config.logger.get("classes", True):
             self._titles = []
+        self._logger: Logger | None = None
         try:
+            logger = make(**arguments(config.logger, **known, run=run))
             _ = logger.experiment  # type: ignore[attr-defined]  # which starts its run
-            state.set_without_writing(logger_run=logger.version)
+        except Exception as error:
+            if run is None:
+                raise InputError(f"logger: {type(error).__name__}: {one_line(error)}") from error
+            log.warning("the logger does not go on with its run %s (%s) and begins another", run, one_line(error))
+            run = None
+            logger = make(**arguments(config.logger, **known))
+        self._logger = logger
+        self._logged = set(_recorded(state.folder, kept)) if run else set()
+        try:
+            _ = logger.experiment  # type: ignore[attr-defined]
+            state.set_without_writing(logger_run={"target": target, "run": logger.version})
             if not run:
                 parameters = OmegaConf.to_container(config, resolve=True)
                 assert isinstance(parameters, dict)
                 logger.log_hyperparams({str(key): value for key, value in parameters.items()})
         except Exception as error:
+            self.finish(has_failed=True)
             raise InputError(f"logger: {type(error).__name__}: {one_line(error)}") from error
 
     def probe(self, step: int, mode: str, columns: Mapping[str, Sequence[float]]) -> None:
@@ -71,7 +86,7 @@ class RunLogger:
         values = {f"dominance/{mode}": max(columns["guess_fraction"])}
         for name in QUANTITIES:
             values[f"{name}/{mode}/mean"] = fmean(columns[name])
-            values |= {_safe(f"{name}/{mode}/{title}"): columns[name][k] for k, title in enumerate(self._titles)}
+            values |= {f"{name}/{mode}/{title}": columns[name][k] for k, title in enumerate(self._titles)}
         self._log(step, mode, values)
 
     def loss(self, step: int, loss: float) -> None:
@@ -113,16 +128,15 @@ def arguments(config: Mapping[str, Any], **known: Any) -> dict[str, Any]:
     return {argument: known[name] for name, argument in given.items() if known.get(name) not in (None, "")}
 
 
-def _recorded(folder: Path) -> Iterator[tuple[int, str]]:
-    """The step and the mode of every probe that a run's files hold, and the step of every loss."""
+def _recorded(folder: Path, kept: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
+    """The step and the mode of every probe, and the step of every loss, in the bytes that a checkpoint keeps."""
     for name in ("metrics", "train"):
-        if table_path(folder, name).exists():
-            with open(table_path(folder, name), newline="", encoding="utf-8", errors="replace") as file:
-                for row in csv.DictReader(file):
-                    if (row.get("step") or "").isdigit():  # as in all but a torn last row
-                        yield int(row["step"]), row.get("batch_norm") or LOSS
+        with open(table_path(folder, name), "rb") as file:
+            text = file.read(kept[name]).decode()
+        for row in csv.DictReader(io.StringIO(text, newline="")):
+            yield int(row["step"]), row.get("batch_norm", LOSS)
 
 
-def _safe(tag: str) -> str:
-    """A name that MLflow allows."""
-    return re.sub(r"[^\w/. -]", "_", tag, flags=re.ASCII)
+def _safe(title: str) -> str:
+    """The title of a class with what MLflow allows in a part of a name."""
+    return re.sub(r"[^\w. -]", "_", title, flags=re.ASCII)

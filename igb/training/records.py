@@ -82,6 +82,8 @@ class Records(pl.Callback):
         try:
             self._open()
         except BaseException:
+            if self._logger is not None:
+                self._logger.finish(has_failed=True)
             self._open_files.close()
             raise
         return self
@@ -97,7 +99,9 @@ class Records(pl.Callback):
 
     def _open(self) -> None:
         if self._make_logger is not None:  # before the files lose what comes after the checkpoint
-            self._logger = self._make_logger(resumes=bool(self._kept["metrics"]))
+            self._logger = self._make_logger(kept=self._kept)
+        else:
+            self.run_state.entries.pop("logger_run", None)  # which lacks what comes now
         self._write_loss_curve()
         self._open_files.enter_context(self._metrics)
         self._open_files.enter_context(self._train)

@@ -1,8 +1,10 @@
 import errno
 import fcntl
 import re
+import struct
 import threading
 import tracemalloc
+import zlib
 
 import filelock
 import numpy as np
@@ -351,9 +353,26 @@ def test_what_a_source_is_made_with_has_images_of_its_own(image_folder, decoding
     assert len(decodings) == 2
 
 
-def test_pixels_of_more_than_8_bits_are_refused_not_clipped(image_folder):
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_pixels_of_more_than_8_bits_are_refused_not_clipped(image_folder, channels):
     file = image_folder / "train" / "ant" / "0.png"
-    Image.fromarray(np.full((8, 8), 1000, dtype=np.uint16)).save(file)
+    if channels == 1:
+        Image.fromarray(np.full((8, 8), 1000, dtype=np.uint16)).save(file)
+    else:  # which PIL reads but does not write
+        rows = (b"\0" + np.full(8 * channels, 1000, dtype=">u2").tobytes()) * 8
+        kind = {3: 2, 4: 6}[channels]
+        parts = [
+            (b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, kind, 0, 0, 0)),
+            (b"IDAT", zlib.compress(rows)),
+            (b"IEND", b""),
+        ]
+        file.write_bytes(
+            b"\x89PNG\r\n\x1a\n"
+            + b"".join(
+                struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+                for name, data in parts
+            )
+        )
     with pytest.raises(InputError, match=f"root: {file} cannot be read as an image .*more than 8 bits"):
         load(image_folder)
 

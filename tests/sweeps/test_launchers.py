@@ -258,6 +258,7 @@ def test_jobs_are_dealt_to_the_cards(tmp_path, monkeypatch, cards, accelerators,
         )
         for number, name in enumerate(accelerators)
     ]
+    (tmp_path / "run.json").write_text('{"status": "completed"}')
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "before")
     monkeypatch.setattr(local, "visible_cards", lambda: cards)
     monkeypatch.setattr(local.LocalLauncher, "jobs", lambda self, overrides, first: jobs)

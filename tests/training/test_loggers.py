@@ -12,7 +12,10 @@ import pytest
 from pytorch_lightning.loggers import CSVLogger
 
 from igb._checks import InputError
+from igb.training.loggers import _recorded
+from igb.training.records import Records
 from tests.conftest import TINY, tiny_run
+from tests.helpers.loggers import Memory
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
 OPTIONS = ("probe=log", "probe.points=12", "probe.batch_norm=both", "probe.images=50")
@@ -117,6 +120,55 @@ def test_a_logger_that_cannot_start_is_one_line(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
 
 
+def in_memory(folder, steps, kind="Memory"):
+    own = ["logger=none"] if kind is None else ["logger=wandb", f"logger._target_=tests.helpers.loggers.{kind}"]
+    return tiny_run(folder, *own, f"trainer.max_steps={steps}", *OPTIONS)
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    monkeypatch.setattr(Memory, "runs", {})
+    monkeypatch.setattr(Memory, "finished", [])
+    return Memory.runs
+
+
+@pytest.mark.parametrize("between", ["Memory", "Other", None, "lost"])
+def test_a_run_goes_on_in_the_loggers_run_if_that_has_all_before(tmp_path, runs, between, caplog):
+    """With another logger between, or without one, or where it is not found, another run begins, with all."""
+    in_memory(tmp_path / "run", 20)
+    if between == "lost":
+        del runs["run 0"]
+    else:
+        in_memory(tmp_path / "run", 40, between)
+    folder = in_memory(tmp_path / "run", 60)
+    last = list(runs.values())[-1]
+    assert len(runs) == {"Memory": 1, "Other": 3, None: 2, "lost": 1}[between]
+    assert set(last) == {*expected(folder), *last}
+    assert sorted(last) == sorted(set(last))  # nothing twice
+    assert last.count(("parameters", -1)) == 1
+    assert {step for name, step in last if name == "train/loss"} == set(range(1, 61))
+    assert ("does not go on with its run run 0" in caplog.text) is (between == "lost")
+    assert set(Memory.finished) == {0}
+
+
+def test_what_came_after_the_checkpoint_counts_as_not_logged(tmp_path):
+    folder = tiny_run(tmp_path / "run", "trainer.max_steps=20", *OPTIONS)
+    metrics, train = ((folder / f"{name}.csv").read_bytes() for name in ("metrics", "train"))
+    kept = {"metrics": metrics.index(b"\n5,") + 1, "train": train.index(b"\n5,") + 1}
+    probes = {(step, mode) for step in range(5) for mode in ("running", "batch")}
+    assert set(_recorded(folder, kept)) == probes | {(step, "") for step in range(1, 5)}
+
+
+def test_the_loggers_run_ends_where_the_run_cannot_begin(tmp_path, runs, monkeypatch):
+    def full(self):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Records, "_delete_events", full)
+    with pytest.raises(OSError, match="No space left"):
+        in_memory(tmp_path / "run", 1)
+    assert Memory.finished == [1]
+
+
 def command(folder, *options):
     """Run the command in a process of its own, which says whether it imported W&B or MLflow."""
     code = (
@@ -162,7 +214,7 @@ def test_an_offline_run_of_wandb_goes_on_after_a_stop(tmp_path):
     for steps in (20, 60):
         options = ("logger=wandb", "logger.offline=true", f"trainer.max_steps={steps}")
         assert "'wandb'" in command(folder, *options)
-        ids.append(json.loads((folder / "run.json").read_text())["logger_run"])
+        ids.append(json.loads((folder / "run.json").read_text())["logger_run"]["run"])
     assert ids[0] == ids[1]
     files = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
     assert [file.stem for file in files] == [f"run-{ids[0]}"] * 2
@@ -202,7 +254,7 @@ print(json.dumps([run.info.run_id, run.info.status, run.data.params, history]))
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     run, status, parameters, history = json.loads(said.splitlines()[-1])
-    assert (run, status) == (json.loads((folder / "run.json").read_text())["logger_run"], "FINISHED")
+    assert (run, status) == (json.loads((folder / "run.json").read_text())["logger_run"]["run"], "FINISHED")
     assert parameters["optimizer/lr"] == "0.001"
     points = [(name, step) for name, values in history.items() for step, _ in values]
     assert len(points) == len(set(points))
@@ -219,5 +271,5 @@ def test_every_job_of_a_sweep_has_its_own_run_of_wandb(tmp_path):
         env=ENVIRONMENT,
     )
     assert ended.returncode == 0, ended.stderr
-    runs = [json.loads(file.read_text())["logger_run"] for file in Path("multirun/w").glob("*/run.json")]
+    runs = [json.loads(file.read_text())["logger_run"]["run"] for file in Path("multirun/w").glob("*/run.json")]
     assert len(set(runs)) == 2
