@@ -30,6 +30,7 @@ from igb._paths import config_folder, quoted, refuse_hidden, user_config_folders
 from igb._settings import flushed_denormals, restored_settings
 from igb.compute import ALL_THREADS, Compute
 from igb.data import ImageData
+from igb.data.noise import Human, LabelNoise
 from igb.folder import identity, state
 from igb.folder.provenance import provenance
 from igb.folder.schema import OBJECTIVES
@@ -61,6 +62,7 @@ class Parts(NamedTuple):
     loss_schedule: LossSchedule
     make_optimizer: MakeOptimizer
     rates: RateSchedule
+    noise: LabelNoise | Human | None
     probe: Probe
     compute: Compute
     make_trainer: Callable[..., pl.Trainer]
@@ -148,6 +150,9 @@ def carry_out(
         with _checks.within("data"):
             data.setup()
             data.shard(parts.rank, parts.world_size, parts.smallest_shard)
+        if parts.noise is not None:
+            with _checks.within("noise"):
+                data.relabel(parts.noise.labels(data, config.noise_seed))
         with _checks.within("probe"):
             order = probe.order(data.test_labels)
         test_images = data.test_images[order]
@@ -172,6 +177,8 @@ def carry_out(
             )
             run_state.resume(last.step, last.records["seconds"]) if last else run_state.start_anew()
             run_state.update(**entries, steps_per_epoch=schedule.steps_per_epoch, total_steps=schedule.total_steps)
+            if parts.noise is not None:
+                run_state.update(wrong_labels=data.wrong_labels)
             stack.enter_context(records)
 
         step_losses = StepLosses(schedule, stopwatch, records.record_steps if records else _drop)
@@ -263,11 +270,15 @@ def build(config: DictConfig, on_this_machine: bool = True) -> Parts:
 
     A run `on_this_machine` needs its devices; a job for a cluster is checked without them.
     """
-    for key in ("seed", "init_seed", "data_seed"):
-        _checks.seed(key, config[key])
+    for key in identity.keys_with_role(identity.SEED):
+        _checks.seed(key, config.get(key, 0))
     if config.get("objective") is not None:
         _checks.choice("objective", config.objective, OBJECTIVES)
     data = _make(config, "data")
+    noise = _make(config, "noise") if OmegaConf.select(config, "noise._target_") is not None else None
+    if noise is not None:
+        with _checks.within("noise"):
+            noise.check(data.class_names)
     with torch.random.fork_rng(devices=[]):  # a loss may have parameters
         torch.default_generator.manual_seed(config.init_seed)
         loss = _make(config, "loss", without=("warmup_epochs", "ramp_epochs"))
@@ -320,6 +331,7 @@ def build(config: DictConfig, on_this_machine: bool = True) -> Parts:
         loss_schedule,
         _make(config, "optimizer"),
         _make(config, "schedule") if config.get("schedule") else constant(),
+        noise,
         probe,
         _make(config, "compute"),
         make_trainer,

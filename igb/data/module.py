@@ -51,6 +51,7 @@ class ImageData(pl.LightningDataModule):
     class_names: Sequence[str]
     train_images: Tensor  # uint8 [N, C, H, W]
     train_labels: Tensor  # int64 [N]
+    true_labels: Tensor  # of the training images, where `train_labels` are noisy
     test_images: Tensor
     test_labels: Tensor
 
@@ -136,6 +137,16 @@ class ImageData(pl.LightningDataModule):
     def entries(self) -> dict[str, str | list[str]]:
         """What run.json says of the images: their hash (see `Summary`), and the names of their classes."""
         return {"images": self._digest, "class_names": list(self.class_names)}
+
+    def relabel(self, labels: Tensor) -> None:
+        """Train with other labels [N]; `true_labels` keeps those of the source."""
+        self.true_labels = self.train_labels
+        self.train_labels = labels
+
+    @property
+    def wrong_labels(self) -> int:
+        """The number of training images whose label is not that of the source."""
+        return int((self.train_labels != self.true_labels).sum())
 
     def shard(self, rank: int, world_size: int, at_least: int) -> None:
         """Serve one process's shard of every batch from now on; InputError if a shard has fewer than `at_least`."""

@@ -20,6 +20,7 @@ ROLES = {
     "seed": SEED,
     "init_seed": SEED,
     "data_seed": SEED,
+    "noise_seed": SEED,
     "name": MAY_DIFFER,
     "objective": MAY_DIFFER,
     "logger": MAY_DIFFER,
@@ -37,7 +38,7 @@ ROLES = {
 # there was such a key. Those that are null by default need none: null and no such key are the same.
 OLD_CONFIG_DEFAULTS: dict[str, Any] = {
     "data.color": False, "data.fit": "stretch", "init.calibrate": False, "init.center": False, "loss.ramp_epochs": 0,
-    "schedule._target_": "igb.training.rates.constant", "trainer.num_nodes": 1,
+    "noise_seed": "${seed}", "schedule._target_": "igb.training.rates.constant", "trainer.num_nodes": 1,
 }  # fmt: skip
 # The beginnings of former names of what a `_target_` names, and of their names today.
 FORMER_TARGETS = {

@@ -33,6 +33,7 @@ TYPES: dict[str, type | tuple[type, ...]] = {
 }  # fmt: skip
 
 log = logging.getLogger(__name__)
+SEEDS = ("seed", "init_seed", "data_seed", "noise_seed")
 
 
 class RunState:
@@ -75,7 +76,7 @@ class RunState:
             "status": "running",
             "started": datetime.datetime.now(datetime.UTC).isoformat(),
             **self.previous,
-            "seeds": {key: self._config[key] for key in ("seed", "init_seed", "data_seed")},
+            "seeds": {key: self._config[key] for key in SEEDS if key in self._config},
             "slurm_job": _slurm.own_job(),
             "config": OmegaConf.to_container(self._config),  # Hydra's file is not under the lock
             **self._facts,

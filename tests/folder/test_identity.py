@@ -153,7 +153,7 @@ def test_what_has_a_role_is_no_part_of_identity(of):
     keys = keys_with_role(of)
     assert keys
     changed = {"seed": 3, "init_seed": 4, "data_seed": 5, "name": "x", "data.root": "y", "data.cache_dir": "z"}
-    changed |= {"data.memory": "host", "data.workers": 0, "objective": "accuracy", "logger": "csv"}
+    changed |= {"noise_seed": 6, "data.memory": "host", "data.workers": 0, "objective": "accuracy", "logger": "csv"}
     changed |= {"trainer.checkpoint_minutes": 9, "trainer.keep_checkpoint": "false", "trainer.max_epochs": 99}
     changed |= {"trainer.max_steps": 98, "probe.matrices": "false"}
     plain = tiny_config("data=cifar10")

@@ -1,0 +1,187 @@
+"""The config group `noise`: wrong labels for a part of the training images.
+
+They are drawn after decoding, from a seed of their own, so that all kinds and rates share a cache. Test labels stay.
+"""
+
+import codecs
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from igb import _batches, _checks
+from igb._checks import InputError, one_line
+from igb.data.module import ImageData
+
+# The pairs of G. Patrini et al., "Making Deep Neural Networks Robust to Label Noise", arXiv 1609.03683, section 5.
+CIFAR10_PAIRS = {
+    "truck": "automobile", "bird": "airplane", "deer": "horse", "cat": "dog", "dog": "cat",
+}  # fmt: skip
+MNIST_PAIRS = {"2": "7", "3": "8", "5": "6", "6": "5", "7": "1"}
+# Of J. Wei et al., "Learning with Noisy Labels Revisited", arXiv 2110.12088.
+HUMAN_LABELS = ("aggre_label", "random_label1", "random_label2", "random_label3", "worse_label")
+HUMAN_ORIGIN = "CIFAR-10_human.pt from github.com/UCSC-REAL/cifar-10-100n, licence CC BY-NC 4.0"
+
+
+class LabelNoise(ABC):
+    """Gives a part of the images of each class, exactly round(rate times their number), the label of another class.
+
+    Args:
+        rate: the part, between 0 and 1.
+    """
+
+    def __init__(self, rate: float) -> None:
+        self.rate = _checks.number("rate", rate, at_least=0, at_most=1)
+
+    def check(self, class_names: Sequence[str]) -> None:  # noqa: B027  (most kinds are for all classes)
+        """Raise InputError if this kind of noise cannot be for these classes; no image is read for it."""
+
+    def labels(self, data: ImageData, seed: int) -> Tensor:
+        """The given labels, int64 [N], of all training images; `data` are loaded and have the true ones."""
+        generator = torch.Generator().manual_seed(_stream(seed))
+        given = data.train_labels.clone()
+        for k in range(len(data.class_names)):
+            members = (data.train_labels == k).nonzero().squeeze(1)
+            chosen = members[self._chosen(len(members), round(self.rate * len(members)), generator)]
+            given[chosen] = self._others(data, chosen, k, generator)
+        return given
+
+    def _chosen(self, available: int, count: int, generator: torch.Generator) -> Tensor:
+        """Which of the images of a class get a wrong label."""
+        return torch.randperm(available, generator=generator)[:count]
+
+    @abstractmethod
+    def _others(self, data: ImageData, chosen: Tensor, k: int, generator: torch.Generator) -> Tensor | int:
+        """The wrong labels of the chosen images of class k."""
+
+
+class Symmetric(LabelNoise):
+    """Every other class alike."""
+
+    def __init__(self, rate: float = 0.4) -> None:
+        super().__init__(rate)
+
+    def _others(self, data: ImageData, chosen: Tensor, k: int, generator: torch.Generator) -> Tensor:
+        classes = len(data.class_names)
+        return (k + 1 + torch.randint(classes - 1, (len(chosen),), generator=generator)) % classes
+
+
+class Pairflip(LabelNoise):
+    """The next class, and the first for the last (B. Han et al., "Co-teaching", arXiv 1804.06872)."""
+
+    def __init__(self, rate: float = 0.4) -> None:
+        super().__init__(rate)
+
+    def _others(self, data: ImageData, chosen: Tensor, k: int, generator: torch.Generator) -> int:
+        return (k + 1) % len(data.class_names)
+
+
+class Asymmetric(LabelNoise):
+    """A similar class, for those of CIFAR-10 and of MNIST that have one; other classes keep their labels.
+
+    The pairs are those of G. Patrini et al., arXiv 1609.03683: truck to automobile, bird to airplane, deer to horse,
+    cat to dog and back; 2 to 7, 3 to 8, 5 to 6 and back, 7 to 1.
+    """
+
+    def __init__(self, rate: float = 0.4) -> None:
+        super().__init__(rate)
+
+    def check(self, class_names: Sequence[str]) -> None:
+        """Raise InputError for classes without published pairs."""
+        self._pairs(class_names)
+
+    def _pairs(self, class_names: Sequence[str]) -> dict[str, str]:
+        for pairs in (CIFAR10_PAIRS, MNIST_PAIRS):
+            if {*pairs, *pairs.values()} <= set(class_names):
+                return pairs
+        raise InputError(
+            "asymmetric noise has pairs for the classes of CIFAR-10 and of MNIST alone; use noise=pairflip"
+        )
+
+    def _others(self, data: ImageData, chosen: Tensor, k: int, generator: torch.Generator) -> int:
+        names = list(data.class_names)
+        return names.index(self._pairs(names).get(names[k], names[k]))
+
+
+class Instance(LabelNoise):
+    """Noise that depends on the image (X. Xia et al., "Part-dependent Label Noise", arXiv 2006.07836, algorithm 2).
+
+    Each image has a rate of its own, normal about `rate` with deviation 0.1 within 0 and 1, by which it is chosen, and
+    its wrong label is drawn from the softmax, over the other classes, of its standardised pixels times a matrix of
+    normal numbers, one for each class. The authors draw how many images of a class are wrong; here that is exact.
+    """
+
+    def __init__(self, rate: float = 0.4) -> None:
+        super().__init__(rate)
+
+    def _chosen(self, available: int, count: int, generator: torch.Generator) -> Tensor:
+        rates = (self.rate + 0.1 * torch.randn(available, generator=generator, dtype=torch.float64)).clamp(1e-12, 1)
+        # The smallest of exponential times with these rates: images one by one without replacement, by their rates.
+        times = -torch.log1p(-torch.rand(available, generator=generator, dtype=torch.float64)) / rates
+        return times.argsort()[:count]
+
+    def _others(self, data: ImageData, chosen: Tensor, k: int, generator: torch.Generator) -> Tensor:
+        size = data.train_images[0].numel()
+        matrix = torch.randn(size, len(data.class_names), generator=generator)
+        found = []
+        for part in _batches.split(chosen, 500) if len(chosen) else ():
+            pixels = data.train_images[part].flatten(1).double()
+            pixels = (pixels - pixels.mean()) / pixels.std().clamp(min=1e-12)
+            scores = pixels.float() @ matrix
+            scores[:, k] = -torch.inf
+            found.append(torch.multinomial(scores.softmax(1), 1, generator=generator)[:, 0])
+        data.release()
+        return torch.cat(found) if found else chosen
+
+
+class Human:
+    """The labels that people gave the training images of CIFAR-10 (J. Wei et al., arXiv 2110.12088).
+
+    Args:
+        path: the authors' file, CIFAR-10_human.pt; it is not part of igb, for its licence is CC BY-NC.
+        labels: which of its labels: `aggre_label`, `random_label1` to `random_label3`, or `worse_label`.
+    """
+
+    def __init__(self, path: str | Path | None = None, labels: str = "worse_label") -> None:
+        if path is None:
+            raise InputError(f"path is required: {HUMAN_ORIGIN}")
+        self.path = Path(str(path)).expanduser()
+        self.name = _checks.choice("labels", labels, HUMAN_LABELS)
+        if not self.path.is_file():
+            raise InputError(f"path={path} is not a file; it should be {HUMAN_ORIGIN}")
+
+    def check(self, class_names: Sequence[str]) -> None:
+        """Nothing that can be known without the images."""
+
+    def labels(self, data: ImageData, seed: int) -> Tensor:
+        """The labels, int64 [N]; InputError if the file is not about these images in this order."""
+        try:
+            with torch.serialization.safe_globals(_of_arrays()):
+                entries = torch.load(self.path, weights_only=True)
+            true, given = (torch.as_tensor(np.asarray(entries[name])).long() for name in ("clean_label", self.name))
+        except Exception as error:  # of many types, from a file that may hold anything
+            reason = f"cannot be read ({one_line(error)}); it should be {HUMAN_ORIGIN}"
+            raise InputError(f"path={self.path} {reason}") from error
+        if len(true) != len(data.train_labels) or len(given) != len(true):
+            raise InputError(f"path={self.path} has {len(given)} labels, but there are {len(data.train_labels)} images")
+        if not torch.equal(true, data.train_labels):
+            raise InputError(f"path={self.path} has the labels in another order than the images; use data=cifar10")
+        if given.min() < 0 or given.max() >= len(data.class_names):
+            raise InputError(f"path={self.path} has labels that are no classes")
+        return given
+
+
+def _of_arrays() -> list[Any]:
+    """What a file of numpy arrays may call when it is read: nothing but what makes arrays."""
+    reconstruct = np.zeros(0).__reduce__()[0]
+    former = (reconstruct, "numpy.core.multiarray._reconstruct")  # its name in numpy 1
+    return [np.ndarray, np.dtype, type(np.dtype(np.int64)), reconstruct, former, (codecs.encode, "_codecs.encode")]
+
+
+def _stream(seed: int) -> int:
+    """A seed that neither weights nor the order of the images are drawn from."""
+    return int(np.random.SeedSequence([seed, 0x6E6F697365]).generate_state(1, np.uint64)[0] >> np.uint64(1))
