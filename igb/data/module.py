@@ -23,7 +23,7 @@ from igb.data.scaling import SCALINGS, affine
 from igb.training.stopping import SIGNALS
 
 # Options that do not change the decoded images.
-SERVING = {"batch_size", "scaling", "seed", "cache_dir", "trainer", "memory", "workers"}
+SERVING = {"batch_size", "scaling", "seed", "cache_dir", "trainer", "memory", "workers", "imbalance"}
 MEMORIES = ("auto", "device", "host", "map")
 
 
@@ -45,6 +45,9 @@ class ImageData(pl.LightningDataModule):
         memory: where training images are: `device`, in the memory of the trainer's device; `host`, in that of the
             machine; `map`, in the cache's files, of which each batch is read by itself. `auto` maps more than 2 GiB of
             images and puts others on the device. Batches are the same.
+        imbalance: how many times more images the first class trains with than the last, at least 1; the part of its
+            images that class k keeps falls exponentially with k (Y. Cui et al., arXiv 1901.05555). Which are kept is
+            the same for every seed; scaling is by all images.
         workers: processes of `map` that read batches ahead; 0 reads them when they are needed.
     """
 
@@ -52,6 +55,7 @@ class ImageData(pl.LightningDataModule):
     train_images: Tensor  # uint8 [N, C, H, W]
     train_labels: Tensor  # int64 [N]
     true_labels: Tensor  # of the training images, where `train_labels` are noisy
+    kept: Tensor  # int64, the indices of the training images that are served
     test_images: Tensor
     test_labels: Tensor
 
@@ -65,6 +69,7 @@ class ImageData(pl.LightningDataModule):
         color: bool = False,
         memory: str = "auto",
         workers: int = 2,
+        imbalance: float = 1.0,
     ) -> None:
         super().__init__()
         self.color = _checks.boolean("color", color)
@@ -75,6 +80,7 @@ class ImageData(pl.LightningDataModule):
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else platformdirs.user_cache_path("igb")
         self.memory = _checks.choice("memory", memory, MEMORIES)
         self.workers = _checks.integer("workers", workers, at_least=0)
+        self.imbalance = _checks.number("imbalance", imbalance, at_least=1)
         if memory == "map" and not self._is_cached:
             raise InputError(f"memory=map needs a source that is cached; {type(self).__name__} is not")
 
@@ -102,12 +108,22 @@ class ImageData(pl.LightningDataModule):
         self._digest = found.digest
         self._offset, self._divisor = affine(self.scaling, found.counts)
         self._affine: dict[torch.device, tuple[Any, Any]] = {}
-        self._sampler = EpochSampler(len(arrays["train_labels"]), self.batch_size, self.seed)
         self._shard = (0, 1)
         self._maps = [array for array in arrays.values() if isinstance(array, np.memmap)]
         self._mapped = self._maps[0] if self._maps else None
         for name, array in arrays.items():
             setattr(self, name, torch.from_numpy(array))
+        self.kept = self._kept()
+        self._sampler = EpochSampler(self.kept, self.batch_size, self.seed)
+
+    def _kept(self) -> Tensor:
+        """The indices of the training images that are served, in their order."""
+        order = torch.randperm(len(self.train_labels), generator=torch.Generator().manual_seed(0))
+        classes, parts = len(self.class_names), []
+        for k in range(classes):
+            members = order[self.train_labels[order] == k]
+            parts.append(members[: max(1, round(len(members) * self.imbalance ** (-k / (classes - 1))))])
+        return torch.cat(parts).sort().values
 
     @property
     def _is_cached(self) -> bool:
@@ -146,7 +162,7 @@ class ImageData(pl.LightningDataModule):
     @property
     def wrong_labels(self) -> int:
         """The number of training images whose label is not that of the source."""
-        return int((self.train_labels != self.true_labels).sum())
+        return int((self.train_labels != self.true_labels)[self.kept].sum())
 
     def shard(self, rank: int, world_size: int, at_least: int) -> None:
         """Serve one process's shard of every batch from now on; InputError if a shard has fewer than `at_least`."""
@@ -168,7 +184,7 @@ class ImageData(pl.LightningDataModule):
 
     def shuffled(self, size: int, device: torch.device) -> Iterator[Tensor]:
         """The training images once, scaled, in chunks [size, C, H, W], in an order that is the same for every seed."""
-        order = torch.randperm(len(self.train_labels), generator=torch.Generator().manual_seed(0))
+        order = self.kept[torch.randperm(len(self.kept), generator=torch.Generator().manual_seed(0))]
         for chunk in _batches.split(order, size):
             yield self.scale(self.train_images[chunk].to(device))
             self.release()

@@ -45,7 +45,7 @@ class LabelNoise(ABC):
         generator = torch.Generator().manual_seed(_stream(seed))
         given = data.train_labels.clone()
         for k in range(len(data.class_names)):
-            members = (data.train_labels == k).nonzero().squeeze(1)
+            members = data.kept[data.train_labels[data.kept] == k]
             chosen = members[self._chosen(len(members), round(self.rate * len(members)), generator)]
             given[chosen] = self._others(data, chosen, k, generator)
         return given

@@ -38,10 +38,14 @@ class Shards(Dataset[Batch]):
 
 
 class EpochSampler(Sampler[Tensor]):
-    """The batches of an epoch as index tensors, in an order that depends on `seed` and the epoch alone."""
+    """The batches of an epoch as index tensors, in an order that depends on `seed` and the epoch alone.
 
-    def __init__(self, count: int, batch_size: int, seed: int) -> None:
-        self.count, self.batch_size, self.seed = count, batch_size, seed
+    `items` are the images to serve, by their indices, or as many as there are.
+    """
+
+    def __init__(self, items: Tensor | int, batch_size: int, seed: int) -> None:
+        self.items = torch.arange(items) if isinstance(items, int) else items
+        self.batch_size, self.seed = batch_size, seed
         self.start_at(0, 0)
         self.device = torch.device("cpu")
 
@@ -54,9 +58,9 @@ class EpochSampler(Sampler[Tensor]):
         self.start_at(epoch, 0)
 
     def __len__(self) -> int:
-        return len(_batches.split(torch.arange(self.count), self.batch_size))
+        return len(_batches.split(self.items, self.batch_size))
 
     def __iter__(self) -> Iterator[Tensor]:
         (state,) = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint32)
-        order = torch.randperm(self.count, generator=torch.Generator().manual_seed(int(state)))
+        order = self.items[torch.randperm(len(self.items), generator=torch.Generator().manual_seed(int(state)))]
         return iter(_batches.split(order.to(self.device), self.batch_size)[self.skipped :])

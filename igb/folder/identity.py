@@ -37,8 +37,9 @@ ROLES = {
 # Keys of older options that came after schema 1 and may not differ, and the value that stands for what a run did before
 # there was such a key. Those that are null by default need none: null and no such key are the same.
 OLD_CONFIG_DEFAULTS: dict[str, Any] = {
-    "data.color": False, "data.fit": "stretch", "init.calibrate": False, "init.center": False, "loss.ramp_epochs": 0,
-    "noise_seed": "${seed}", "schedule._target_": "igb.training.rates.constant", "trainer.num_nodes": 1,
+    "data.color": False, "data.fit": "stretch", "data.imbalance": 1.0, "init.calibrate": False, "init.center": False,
+    "loss.ramp_epochs": 0, "noise_seed": "${seed}", "schedule._target_": "igb.training.rates.constant",
+    "trainer.num_nodes": 1,
 }  # fmt: skip
 # The beginnings of former names of what a `_target_` names, and of their names today.
 FORMER_TARGETS = {

@@ -15,6 +15,7 @@ from torchvision import transforms
 
 from igb._checks import InputError
 from igb.data import EpochSampler, ImageData, Images, LazyImages, grayscale
+from igb.data.noise import Symmetric
 from igb.data.sources import Digits, ImageFolder
 from tests.conftest import touch_later
 
@@ -394,3 +395,33 @@ def test_pixels_of_more_than_8_bits_are_refused_not_clipped(image_folder, channe
 def test_what_a_source_decodes_is_checked(images, labels, message):
     with pytest.raises(InputError, match=f"decode: {message}"):
         Given(images, labels).setup()
+
+
+def test_a_tail_of_classes_is_exponential_and_the_same_for_every_seed(digits):
+    data, other = (Digits(imbalance=20, seed=seed) for seed in (0, 1))
+    for each in (data, other):
+        each.setup()
+    counts = data.train_labels[data.kept].bincount().tolist()
+    whole = digits.train_labels.bincount().tolist()
+    assert counts == [round(n * 20 ** (-k / 9)) for k, n in enumerate(whole)]
+    assert torch.equal(data.kept, other.kept)
+    served = torch.cat([batch.labels for batch in batches(data, 0)])
+    assert served.bincount().tolist() == counts
+    assert data.steps_per_epoch == -(-sum(counts) // 32)
+    assert torch.equal(data.scale(data.train_images), digits.scale(digits.train_images))
+    assert sum(len(chunk) for chunk in data.shuffled(100, torch.device("cpu"))) == sum(counts)
+
+
+def test_without_a_tail_all_images_are_served(digits):
+    assert torch.equal(digits.kept, torch.arange(1437))
+    with pytest.raises(InputError, match=r"imbalance=0\.5 must be a finite number of at least 1"):
+        Digits(imbalance=0.5)
+
+
+def test_noise_is_exact_in_a_tail(digits):
+    data = Digits(imbalance=20)
+    data.setup()
+    given = Symmetric(0.4).labels(data, 0)
+    wrong = (given != data.train_labels)[data.kept]
+    labels = data.train_labels[data.kept]
+    assert [int(wrong[labels == k].sum()) for k in range(10)] == [round(0.4 * n) for n in labels.bincount().tolist()]
