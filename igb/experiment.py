@@ -43,8 +43,9 @@ from igb.training.classifier import Classifier
 from igb.training.eta import Eta, ProgressBar
 from igb.training.load import network_arguments, without_unknown_nulls
 from igb.training.loggers import RunLogger
+from igb.training.memorisation import Labelled
 from igb.training.optimizers import MakeOptimizer
-from igb.training.probe import Probe, ProbeCallback
+from igb.training.probe import Probe, ProbeCallback, probe_order
 from igb.training.rates import RateSchedule, constant
 from igb.training.records import NO_RECORDS, Records
 from igb.training.step_losses import DivergedError, StepLosses
@@ -150,9 +151,11 @@ def carry_out(
         with _checks.within("data"):
             data.setup()
             data.shard(parts.rank, parts.world_size, parts.smallest_shard)
+        labelled = None
         if parts.noise is not None:
             with _checks.within("noise"):
                 data.relabel(parts.noise.labels(data, config.noise_seed))
+                labelled = Labelled.of(data, _subset(data, config.noise.get("images", 1000)))
         with _checks.within("probe"):
             order = probe.order(data.test_labels)
         test_images = data.test_images[order]
@@ -173,8 +176,9 @@ def carry_out(
                 RunLogger, parts.make_logger, config, run_state, name, data.class_names
             )
             records = Records(  # which looks for what was recorded before run.json says that the run has begun
-                run_state, config, data.class_names, loss_schedule, probe, schedule, stopwatch, make_logger, kept
-            )
+                run_state, config, data.class_names, loss_schedule, probe, schedule, stopwatch,
+                labelled is not None, make_logger, kept,
+            )  # fmt: skip
             run_state.resume(last.step, last.records["seconds"]) if last else run_state.start_anew()
             run_state.update(**entries, steps_per_epoch=schedule.steps_per_epoch, total_steps=schedule.total_steps)
             if parts.noise is not None:
@@ -187,7 +191,8 @@ def carry_out(
         )
         probing = ProbeCallback(
             probe, test_images, data.test_labels[order], data.scale, len(data.class_names), schedule,
-            stopwatch, records.record if records else _drop, stop.check, first_step,
+            stopwatch, records.record if records else _drop, stop.check, first_step, labelled,
+            records.record_memorisation if records else _drop,
         )  # fmt: skip
         # In this order: a checkpoint holds the step and its loss, but not yet the probe after it.
         ours: list[pl.Callback] = [step_losses, checkpointing, probing]
@@ -261,7 +266,16 @@ def _threads(parts: Parts, devices: int) -> int:
     return max(1, min(ALL_THREADS, _slurm.cores() or ALL_THREADS) // share)
 
 
-def _drop(records: object) -> None:
+def _subset(data: ImageData, count: int) -> torch.Tensor:
+    """The indices of `count` training images, of every class in proportion, in an order that is the same for all seeds.
+
+    All that are served, if they are fewer.
+    """
+    labels = data.true_labels[data.kept]
+    return data.kept[probe_order(labels, min(count, len(labels)))]
+
+
+def _drop(*records: object) -> None:
     """Record nothing, as every process but the first."""
 
 
@@ -275,9 +289,11 @@ def build(config: DictConfig, on_this_machine: bool = True) -> Parts:
     if config.get("objective") is not None:
         _checks.choice("objective", config.objective, OBJECTIVES)
     data = _make(config, "data")
-    noise = _make(config, "noise") if OmegaConf.select(config, "noise._target_") is not None else None
+    has_noise = OmegaConf.select(config, "noise._target_") is not None
+    noise = _make(config, "noise", without=("images",)) if has_noise else None
     if noise is not None:
         with _checks.within("noise"):
+            _checks.integer("images", config.noise.get("images", 1000), at_least=1)
             noise.check(data.class_names)
     with torch.random.fork_rng(devices=[]):  # a loss may have parameters
         torch.default_generator.manual_seed(config.init_seed)

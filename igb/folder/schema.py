@@ -44,6 +44,7 @@ QUANTITIES = (
 
 TRAIN = ("step", "epoch", "loss", "lr", "images_per_second")
 LOSS_CURVE = ("from_epoch", "name", "p_y", "loss", "gradient", "weight")
+MEMORISATION = ("step", "epoch", "batch_norm", "labels")  # then the columns of igb.training.memorisation
 MATRICES = ("probability", "prediction")  # arrays of matrices.zarr
 # The numbers that a run returns to a sweeper of Hydra's, and their columns in the summary.
 OBJECTIVES = {"dominance": "dominance_end", "accuracy": "mean_accuracy", "escape_step": "escape_step"}
@@ -60,7 +61,7 @@ def run_path(folder: Path) -> Path:
 
 
 def table_path(folder: Path, name: str) -> Path:
-    """`metrics`, `train` or `loss_curve`."""
+    """`metrics`, `train`, `loss_curve` or `memorisation`."""
     return folder / f"{name}.csv"
 
 

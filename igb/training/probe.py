@@ -25,6 +25,7 @@ from igb.compute.cuda.graphs import Graphed
 from igb.schedule import FIRST_BATCHES, Schedule
 from igb.statistics import ClassStatistics, ClassSums
 from igb.training.classifier import Classifier
+from igb.training.memorisation import Labelled, memorisation
 from igb.training.stopwatch import Stopwatch
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,8 @@ class ProbeCallback(pl.Callback):
         record: called with the results of a probe, one per view.
         check: called between chunks; may raise to stop.
         first_step: steps done before this process.
+        labelled: training images whose given labels are in part wrong, to measure after each probe.
+        record_labelled: called with the step, the view and the `memorisation` of these images.
     """
 
     def __init__(
@@ -115,7 +118,10 @@ class ProbeCallback(pl.Callback):
         record: Callable[[Sequence[ProbeResult]], None],
         check: Callable[[], None],
         first_step: int = 0,
+        labelled: Labelled | None = None,
+        record_labelled: Callable[[int, View, Tensor], None] | None = None,
     ) -> None:
+        self.labelled, self.record_labelled = labelled, record_labelled
         self.probe, self.scale, self.num_classes = probe, scale, num_classes
         self.schedule, self.stopwatch, self.record, self.check = schedule, stopwatch, record, check
         self.first_step = first_step
@@ -126,6 +132,7 @@ class ProbeCallback(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure the network before its first step; the only hook that runs also when there are no steps."""
         self._images, self._labels = self._images.to(pl_module.device), self._labels.to(pl_module.device)
+        self.labelled = self.labelled and self.labelled.to(pl_module.device)
         if self.schedule.is_probed(self.first_step):
             self._measure(trainer, pl_module, self.first_step)
 
@@ -141,6 +148,12 @@ class ProbeCallback(pl.Callback):
         with self.stopwatch.timed("probes"):
             results = self.measure(pl_module, step, several=trainer.world_size > 1)
             self.record(results)
+            if self.labelled is not None and self.record_labelled is not None:
+                for view in self.probe.views:
+                    network, several = self._network(pl_module, view), trainer.world_size > 1
+                    scale, mode = self._checked_and_scaled, view.batch_norm
+                    found = memorisation(network, self.labelled, scale, self._chunk, mode, distributed=several)
+                    self.record_labelled(step, view, found)
             self.dominance = results[0].statistics.dominance
 
     def measure(self, classifier: Classifier, step: int, several: bool = False) -> list[ProbeResult]:

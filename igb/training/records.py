@@ -12,9 +12,10 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from tensorboard.compat.proto.summary_pb2 import Summary
+from torch import Tensor
 from torch.utils.tensorboard.summary import custom_scalars, text
 
-from igb.folder.schema import LOSS_CURVE, METRICS, QUANTITIES, TRAIN, class_title, table_path
+from igb.folder.schema import LOSS_CURVE, MEMORISATION, METRICS, QUANTITIES, TRAIN, class_title, table_path
 from igb.folder.state import RunState
 from igb.losses import LossSchedule, ProbabilityLoss, loss_curves
 from igb.schedule import Schedule
@@ -22,7 +23,8 @@ from igb.training.classifier import Classifier
 from igb.training.events import EventFile, Scalars
 from igb.training.loggers import RunLogger
 from igb.training.matrices import MatrixStore
-from igb.training.probe import Probe, ProbeResult
+from igb.training.memorisation import COLUMNS, GROUPS
+from igb.training.probe import Probe, ProbeResult, View
 from igb.training.step_losses import StepLoss
 from igb.training.stopwatch import Stopwatch
 from igb.training.tables import Table, cells
@@ -45,6 +47,7 @@ class Records(pl.Callback):
         probe: the options of the probe: the batch-norm modes that TensorBoard draws, and whether matrices are written.
         schedule: the run's step schedule.
         stopwatch: the run's stopwatch.
+        memorises: whether wrong labels are measured too, in memorisation.csv.
         make_logger: makes the run's logger, told whether the run resumes; None for a run without.
         kept: the `records_state` in the checkpoint that the run resumes from. Rows after it are dropped once the files
             are opened; InputError if some before it are missing.
@@ -59,6 +62,7 @@ class Records(pl.Callback):
         probe: Probe,
         schedule: Schedule,
         stopwatch: Stopwatch,
+        memorises: bool = False,
         make_logger: Callable[..., RunLogger] | None = None,
         kept: Mapping[str, Any] = NO_RECORDS,
     ) -> None:
@@ -71,6 +75,10 @@ class Records(pl.Callback):
         self._drawn: dict[str, Scalars] = {}  # of each batch-norm mode
         self._metrics = Table(table_path(self.folder, "metrics"), list(METRICS), kept["metrics"])
         self._train = Table(table_path(self.folder, "train"), TRAIN, kept["train"])
+        self._memorisation = Table(
+            table_path(self.folder, "memorisation"), [*MEMORISATION, *COLUMNS], kept.get("memorisation", 0)
+        )
+        self._memorises = memorises
         self._probes = kept["probes"]  # and views
         written = kept.get("matrices", self._probes) if probe.matrices else 0
         self._matrices = MatrixStore(self.folder, len(class_names), self._probes, written)
@@ -105,6 +113,8 @@ class Records(pl.Callback):
         self._write_loss_curve()
         self._open_files.enter_context(self._metrics)
         self._open_files.enter_context(self._train)
+        if self._memorises:
+            self._open_files.enter_context(self._memorisation)
         self._open_files.enter_context(self._matrices)
         self._delete_events()
         self._events = EventFile(self.folder, SUFFIX)
@@ -158,10 +168,18 @@ class Records(pl.Callback):
                 self._matrices.write(self._probes, stats.probability_matrix.numpy(), stats.prediction_matrix.numpy())
             self._probes += 1
 
+    def record_memorisation(self, step: int, view: View, table: Tensor) -> None:
+        """Write what a network makes of clean and of wrong labels, as `memorisation` gives it."""
+        known = (step, self.schedule.epoch(step), view.batch_norm)
+        rows = zip(GROUPS, table.tolist(), strict=True)
+        self._memorisation.write(cells([*known, group, int(count), *means]) for group, (count, *means) in rows)
+
     def records_state(self) -> dict[str, Any]:
         """Flush the files to the disk, and return how much is recorded so far, for a checkpoint."""
         self._keep_checkpoint_seconds()
         sizes = {"metrics": self._metrics.sync(), "train": self._train.sync(), "matrices": self._matrices.sync()}
+        if self._memorises:
+            sizes["memorisation"] = self._memorisation.sync()
         return {**sizes, "probes": self._probes, "seconds": self.run_state.seconds}
 
     def _keep_checkpoint_seconds(self) -> None:
