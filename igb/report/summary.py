@@ -38,6 +38,7 @@ COLUMN_HELP = {
     "dominance_start": "Share of all guesses that the most guessed class takes, max_j G_j, at initialisation.",
     "dominance_epoch_1": "The same after epoch one.",
     "dominance_end": "The same at the last probe.",
+    "weight_start": "Mean weight of the loss at initialisation: what it lets through of the gradient of cross-entropy.",
     "escape_step": "First probe from which dominance stays under {threshold:g} to the end of the run; "
     ">N if it had not come by step N. Over seeds, the median.",
     "escaped": "Runs that have escaped.",
@@ -66,7 +67,7 @@ OVER_SEEDS = ("dominance_end", "mean_accuracy", "worst_accuracy")  # a setting h
 # Types of the numeric columns. Not here: event times, which may be censored, and swept keys, which may be anything.
 NUMBERS: dict[str, Any] = {
     **dict.fromkeys(("n", "steps", "escaped"), int),
-    **dict.fromkeys(("dominance_start", "dominance_epoch_1", "dominance_end"), float),
+    **dict.fromkeys(("dominance_start", "dominance_epoch_1", "dominance_end", "weight_start"), float),
     **dict.fromkeys(("mean_accuracy", "worst_accuracy"), float),
     **dict.fromkeys((f"{name}_{bound}" for name in OVER_SEEDS for bound in ("low", "high")), float),
 }
@@ -141,6 +142,7 @@ def _row(run: Run, mode: str, threshold: float) -> dict[str, object]:
         "dominance_start": dominance.iloc[0],
         "dominance_epoch_1": dominance.get(run.steps_per_epoch, math.nan),
         "dominance_end": dominance.iloc[-1],
+        "weight_start": np.average(run.table("weight", mode).iloc[0], weights=run.table("count", mode).iloc[0]),
         "dominant_class": None if last is None else run.class_names[last],
         "escape_step": escape_step(guesses, threshold),
         "half_life": None if order is None else half_life(probability, order[0]),

@@ -75,7 +75,8 @@ def test_the_summary_is_of_the_start_epoch_one_and_the_end(tmp_path):
     made_run(tmp_path / "a", [(0, 0.9, 0.1, 0.8), (2, 0.5, 0.5, 0.5), (4, 0.4, 0.7, 0.3), (8, 0.5, 0.6, 0.45)])
     made_run(tmp_path / "b", [(0, 0.1, 0.9, 0.2), (2, 0.5, 0.5, 0.5)], started="2", status="interrupted")
     summary = report.summarize(find_runs([tmp_path])[0]).set_index("run")
-    assert summary.loc["a"].to_dict() == {
+    assert pd.isna(summary.loc["a", "weight_start"])  # as older files have none
+    assert summary.loc["a"].drop("weight_start").to_dict() == {
         "status": "completed", "batch_norm": "running", "steps": 8, "favoured_class": "cat", "dominance_start": 0.8,
         "dominance_epoch_1": 0.7, "dominance_end": 0.55, "dominant_class": "dog", "escape_step": Censored(8),
         "half_life": 2, "mean_accuracy": 0.55, "worst_accuracy": 0.5,
@@ -83,6 +84,15 @@ def test_the_summary_is_of_the_start_epoch_one_and_the_end(tmp_path):
     assert summary.loc["b", "favoured_class"] == "dog"
     assert summary.loc["b", "steps"] == 2
     assert pd.isna(summary.loc["b", "dominance_epoch_1"])
+
+
+def test_the_summary_has_the_weight_of_the_loss_at_initialisation(finished):
+    runs = find_runs([finished])[0]
+    summary = report.summarize(runs).set_index("run")
+    assert summary.loc["loss=ce", "weight_start"].tolist() == pytest.approx([1, 1])
+    first = runs[[run.label for run in runs].index("loss=pz")].metrics.query("step == 0 and batch_norm == 'running'")
+    expected = (first["weight"] * first["count"]).sum() / first["count"].sum()
+    assert summary.loc["loss=pz", "weight_start"].iloc[0] == pytest.approx(expected)
 
 
 def test_the_report_writes_figures_and_table_and_says_where(finished, tmp_path, capsys):
