@@ -37,6 +37,7 @@ EXPLORED = {
     "gradient_norm": "gradient norm",
     "active_fraction": "active fraction: share of images with a gradient",
     "gradient_share": "share of the class in the gradient norm",
+    "weight": "weight: what the loss lets through of the gradient of cross-entropy",
 }
 
 
