@@ -23,7 +23,7 @@ from igb._plots import (
     class_colours,
     short_name,
 )  # fmt: skip
-from igb.report.landscape import DEAD, WRONG, LossCurve
+from igb.report.landscape import DEAD, WRONG, LossCurve, weight_range
 from igb.report.regime import MEASURES, RegimeMap
 from igb.report.settings import FEWEST, Panel
 
@@ -166,7 +166,7 @@ def loss_landscape(curves: Sequence[LossCurve]) -> Figure:
         weight.set_yscale("symlog", linthresh=1e-3)  # which shows small weights and their sign
         ticks = [-1, -0.1, -0.01, 0, 0.01, 0.1, 1, 10]
         weight.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-        weight.set_ylim(*_within(curves))
+        weight.set_ylim(*weight_range(curves))
         loss.set_title("loss")
         gradient.set_title("gradient by the true logit")
         weight.set_title("weight, -gradient / $(1 - p_y)$", parse_math=True)
@@ -184,14 +184,6 @@ def loss_landscape(curves: Sequence[LossCurve]) -> Figure:
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     return figure
-
-
-def _within(curves: Sequence[LossCurve]) -> tuple[float, float]:
-    """The range in which weights are shown: a loss of all classes may have any at p_y near 1."""
-    shown = np.concatenate([curve.weight[(curve.p < 0.9) & np.isfinite(curve.weight)] for curve in curves])
-    low, high = (float(shown.min()), float(shown.max())) if len(shown) else (0.0, 1.0)
-    margin = 0.05 * (high - low or 1)
-    return min(low, 0) - margin, max(high, 1) + margin
 
 
 def regime_map(maps: Sequence[RegimeMap]) -> Figure:

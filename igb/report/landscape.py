@@ -72,6 +72,14 @@ def curves_of(run: Run, until: float = math.inf) -> list[LossCurve]:
     ]
 
 
+def weight_range(curves: Sequence[LossCurve]) -> tuple[float, float]:
+    """The range in which weights are shown: a loss of all classes may have any at p_y near 1."""
+    shown = np.concatenate([curve.weight[(curve.p < 0.9) & np.isfinite(curve.weight)] for curve in curves])
+    low, high = (float(shown.min()), float(shown.max())) if len(shown) else (0.0, 1.0)
+    margin = 0.05 * (high - low or 1)
+    return min(low, 0) - margin, max(high, 1) + margin
+
+
 def _same(one: LossCurve, other: LossCurve) -> bool:
     """Whether two curves agree at the points they share; one may have more points."""
     _, at, there = np.intersect1d(one.p, other.p, return_indices=True)

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from igb import _plots
 from igb._files import replacing
 from igb.report import figures
-from igb.report.landscape import LossCurve, loss_curves
+from igb.report.landscape import LossCurve, loss_curves, weight_range
 from igb.report.metrics import Censored, grouped
 from igb.report.regime import MEASURES, RegimeMap
 from igb.report.runs import Run
@@ -180,6 +180,7 @@ def _curves(curves: Curves, kept: Sequence[int], *, each: bool = True) -> dict[s
 def _losses(curves: Sequence[LossCurve]) -> dict[str, Any]:
     """The loss landscape at the points of all curves."""
     p = np.unique(np.concatenate([curve.p for curve in curves])) if curves else np.array([])
+    low, high = weight_range(curves) if curves else (0.0, 0.0)
     return {
         "p": p.tolist(),
         "curves": [
@@ -187,7 +188,9 @@ def _losses(curves: Sequence[LossCurve]) -> dict[str, Any]:
                 "name": curve.name,
                 "loss": [_short(value) for value in np.interp(p, curve.p, curve.loss)],
                 "gradient": [_short(value) for value in np.interp(p, curve.p, curve.gradient)],
-                "weight": [_short(value) for value in np.interp(p, curve.p, curve.weight)],
+                "weight": [
+                    _short(value) if low <= value <= high else None for value in np.interp(p, curve.p, curve.weight)
+                ],
             }
             for curve in curves
         ],

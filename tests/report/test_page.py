@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from igb import report
-from igb.report.page import thinned, write_page
+from igb.report.landscape import LossCurve, weight_range
+from igb.report.page import _losses, thinned, write_page
 from igb.report.runs import find_runs
 from igb.report.settings import panels
 from igb.report.verdict import answer, share, when
@@ -310,3 +311,15 @@ def test_numbers_read_as_one_says_them():
         "1 batch", "99 batches", "1 epoch", "150 batches", "2 epochs", "2.5 epochs", "31,260 epochs",
     ]  # fmt: skip
     assert [share(x) for x in (0, 0.001, 0.5, 0.996, 1)] == ["0 %", "under 1 %", "50 %", "over 99 %", "100 %"]
+
+
+def test_weights_without_bound_do_not_hide_the_others():
+    """A loss of all classes may have any weight at p_y near 1."""
+    p = np.array([0.01, 0.5, 0.8, 0.9999, 1])
+    tame = LossCurve("tame", p, p, -p, np.array([0, 0.5, 1, 1, 1]))
+    wild = LossCurve("wild", p, p, -p, np.array([1, 0.9, 0.5, -1e4, -1e15]))
+    drawn = _losses([tame, wild])
+    assert drawn["curves"][0]["weight"] == [0, 0.5, 1, 1, 1]
+    assert drawn["curves"][1]["weight"] == [1, 0.9, 0.5, None, None]
+    low, high = weight_range([tame, wild])
+    assert -0.1 < low < 0 < 1 < high < 1.1
