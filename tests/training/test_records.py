@@ -100,7 +100,7 @@ def test_loss_curve_has_every_loss_of_the_schedule(finished):
 def test_run_json_says_how_and_on_what(finished):
     entries = info(finished / "ce")
     assert entries["status"] == "completed"
-    assert entries["seeds"] == {"seed": 0, "init_seed": 0, "data_seed": 0}
+    assert entries["seeds"] == {"seed": 0, "init_seed": 0, "data_seed": 0, "noise_seed": 0}
     assert entries["class_names"] == list("0123456789")
     assert (entries["steps_per_epoch"], entries["total_steps"]) == (45, 90)
     assert (entries["precision"], entries["threads"], entries["deterministic"]) == ("float32", 1, True)
