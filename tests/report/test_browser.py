@@ -108,7 +108,7 @@ def opened(request, browser, sweep):
 def test_the_page_draws_all_and_nothing_overlaps(opened):
     page = opened.page
     charts = page.locator(".chart")
-    assert charts.count() == 6 * 2 + 1 + 2 + 6 * 2  # figure 2, explorer, landscape, drivers
+    assert charts.count() == 6 * 2 + 1 + 3 + 6 * 2  # figure 2, explorer, landscape, drivers
     assert page.locator(".chart canvas").count() == charts.count()
     assert page.locator(".map").count() == 4
     for details in page.locator("details").all():
