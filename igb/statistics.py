@@ -117,6 +117,7 @@ class ClassSums:
         logits = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
         weight = None
         with torch.enable_grad():
+            # A class with a `forward` of its own may do more than its `of_log_probabilities`.
             if isinstance(loss, ProbabilityLoss) and type(loss).forward is ProbabilityLoss.forward:
                 losses, log_p = loss.with_log_probabilities(logits.requires_grad_(), labels)
                 gradient, by_log_p = torch.autograd.grad(losses.sum(), (logits, log_p))

@@ -201,8 +201,9 @@ def _append(path: Path, array: np.ndarray | LazyImages, bar: Any) -> None:
             if not bar.disable:
                 bar.initial += done  # for the speed that it shows
             bar.update(done)
-        for first in range(done, len(array), DECODED):
-            part = np.ascontiguousarray(array[first : first + DECODED])
+        size = DECODED if isinstance(array, LazyImages) else len(array)  # what is decoded is written at once
+        for first in range(done, len(array), size):
+            part = np.ascontiguousarray(array[first : first + size])
             with _writing(folder):
                 stream.write(part.data)
                 stream.flush()

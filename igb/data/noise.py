@@ -17,7 +17,7 @@ from igb import _batches, _checks
 from igb._checks import InputError, one_line
 from igb.data.module import ImageData
 
-# The pairs of G. Patrini et al., "Making Deep Neural Networks Robust to Label Noise", arXiv 1609.03683, section 5.
+# The pairs of G. Patrini et al., "Making Deep Neural Networks Robust to Label Noise", arXiv 1609.03683.
 CIFAR10_PAIRS = {
     "truck": "automobile", "bird": "airplane", "deer": "horse", "cat": "dog", "dog": "cat",
 }  # fmt: skip
@@ -34,7 +34,7 @@ class LabelNoise(ABC):
         rate: the part, between 0 and 1.
     """
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float = 0.4) -> None:
         self.rate = _checks.number("rate", rate, at_least=0, at_most=1)
 
     def check(self, class_names: Sequence[str]) -> None:  # noqa: B027  (most kinds are for all classes)
@@ -62,9 +62,6 @@ class LabelNoise(ABC):
 class Symmetric(LabelNoise):
     """Every other class alike."""
 
-    def __init__(self, rate: float = 0.4) -> None:
-        super().__init__(rate)
-
     def _others(self, data: ImageData, chosen: Tensor, k: int, generator: torch.Generator) -> Tensor:
         classes = len(data.class_names)
         return (k + 1 + torch.randint(classes - 1, (len(chosen),), generator=generator)) % classes
@@ -72,9 +69,6 @@ class Symmetric(LabelNoise):
 
 class Pairflip(LabelNoise):
     """The next class, and the first for the last (B. Han et al., "Co-teaching", arXiv 1804.06872)."""
-
-    def __init__(self, rate: float = 0.4) -> None:
-        super().__init__(rate)
 
     def _others(self, data: ImageData, chosen: Tensor, k: int, generator: torch.Generator) -> int:
         return (k + 1) % len(data.class_names)
@@ -86,9 +80,6 @@ class Asymmetric(LabelNoise):
     The pairs are those of G. Patrini et al., arXiv 1609.03683: truck to automobile, bird to airplane, deer to horse,
     cat to dog and back; 2 to 7, 3 to 8, 5 to 6 and back, 7 to 1.
     """
-
-    def __init__(self, rate: float = 0.4) -> None:
-        super().__init__(rate)
 
     def check(self, class_names: Sequence[str]) -> None:
         """Raise InputError for classes without published pairs."""
@@ -108,15 +99,12 @@ class Asymmetric(LabelNoise):
 
 
 class Instance(LabelNoise):
-    """Noise that depends on the image (X. Xia et al., "Part-dependent Label Noise", arXiv 2006.07836, algorithm 2).
+    """Noise that depends on the image (X. Xia et al., "Part-dependent Label Noise", arXiv 2006.07836).
 
     Each image has a rate of its own, normal about `rate` with deviation 0.1 within 0 and 1, by which it is chosen, and
     its wrong label is drawn from the softmax, over the other classes, of its standardised pixels times a matrix of
     normal numbers, one for each class. The authors draw how many images of a class are wrong; here that is exact.
     """
-
-    def __init__(self, rate: float = 0.4) -> None:
-        super().__init__(rate)
 
     def _chosen(self, available: int, count: int, generator: torch.Generator) -> Tensor:
         rates = (self.rate + 0.1 * torch.randn(available, generator=generator, dtype=torch.float64)).clamp(1e-12, 1)

@@ -17,10 +17,7 @@ from igb.folder import state
 SEED = "seed"  # must be the same to resume; runs that differ in it alone are one setting of a report
 MAY_DIFFER, MAY_GROW = "may differ", "may grow"  # when a run is resumed
 ROLES = {
-    "seed": SEED,
-    "init_seed": SEED,
-    "data_seed": SEED,
-    "noise_seed": SEED,
+    **dict.fromkeys(state.SEEDS, SEED),
     "name": MAY_DIFFER,
     "objective": MAY_DIFFER,
     "logger": MAY_DIFFER,

@@ -14,7 +14,7 @@ from igb.losses.base import ProbabilityLoss
 class NormalizedCrossEntropy(ProbabilityLoss):
     """Normalized cross-entropy, log p_y / sum_k log p_k, between 0 and 1.
 
-    X. Ma et al., "Normalized Loss Functions for Deep Learning with Noisy Labels", arXiv 2006.13554, equation 7.
+    X. Ma et al., "Normalized Loss Functions for Deep Learning with Noisy Labels", arXiv 2006.13554.
     """
 
     def of_log_probabilities(self, log_p: Tensor, target: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ class NormalizedCrossEntropy(ProbabilityLoss):
 class NormalizedNegativeCrossEntropy(ProbabilityLoss):
     """Normalized negative cross-entropy, 1 - (A + log p_y) / sum_k (A + log p_k), with A = -log p_min.
 
-    X. Ye et al., "Active Negative Loss Functions for Learning with Noisy Labels", NeurIPS 2023, equation 9. A + log p
+    X. Ye et al., "Active Negative Loss Functions for Learning with Noisy Labels", NeurIPS 2023. A + log p
     is to be positive, for which the authors' code clamps p at p_min = 1e-7, so that smaller p have no gradient. Here it
     is log(1 + p / p_min), which is the same for p far above p_min and has a gradient below.
     """
@@ -47,7 +47,7 @@ class NormalizedNegativeCrossEntropy(ProbabilityLoss):
 class LabelSmoothing(ProbabilityLoss):
     """Cross-entropy with a target of 1 - epsilon + epsilon / C for the true class and epsilon / C for each other.
 
-    C. Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", arXiv 1512.00567, section 7.
+    C. Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", arXiv 1512.00567.
     epsilon lies in [0, 1].
     """
 
@@ -68,7 +68,7 @@ class LabelSmoothing(ProbabilityLoss):
 class SoftBootstrap(ProbabilityLoss):
     """Soft bootstrapping: cross-entropy with the target beta q + (1 - beta) p, of the one-hot q and the network's p.
 
-    S. Reed et al., "Training Deep Neural Networks on Noisy Labels with Bootstrapping", arXiv 1412.6596, equation 6; the
+    S. Reed et al., "Training Deep Neural Networks on Noisy Labels with Bootstrapping", arXiv 1412.6596; the
     gradient goes through p in the target too. beta lies in [0, 1]; at 1 the loss is cross-entropy.
     """
 

@@ -47,7 +47,7 @@ class TrueClassLoss(ProbabilityLoss):
     """A loss that depends on the logits through log p_y alone.
 
     Its gradient with respect to the true logit is that of cross-entropy times a weight, -w(p_y) (1 - p_y) with
-    w = -dloss / dlog p_y (X. Ou et al., "A Curriculum View of Robust Loss Functions", arXiv 2305.02139).
+    w = -dloss / dlog p_y (Z. Ou and Y. Zhang, "A Curriculum View of Robust Loss Functions", arXiv 2305.02139).
 
     A subclass implements `of_log_probability`.
     """

@@ -75,9 +75,9 @@ class GeneralizedCrossEntropy(TrueClassLoss):
     """Generalized cross-entropy, (1 - p_y^q) / q, with w = p^q; q lies in (0, 1].
 
     Z. Zhang and M. Sabuncu, "Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels",
-    arXiv 1805.07836, equation 6. q = 1 is half the mean absolute error, 1 - p_y; q to 0 is cross-entropy. The authors
-    prune samples of a small p_y as well, which is left out here. Public code clamps p_y at 1e-7 or 1e-8, and so has no
-    gradient below; the gradient here is that of Blurry loss with its factor held constant, `BlurryLoss(q, True)`.
+    arXiv 1805.07836. q = 1 is half the mean absolute error, 1 - p_y; q to 0 is cross-entropy. The authors prune samples
+    of a small p_y as well, which is left out here. Public code clamps p_y at 1e-7 or 1e-8, and so has no gradient
+    below; the gradient here is that of Blurry loss with its factor held constant, `BlurryLoss(q, True)`.
     """
 
     def __init__(self, q: float = 0.7) -> None:
@@ -96,7 +96,7 @@ class GeneralizedCrossEntropy(TrueClassLoss):
 class HuberisedCrossEntropy(TrueClassLoss):
     """Partially Huberised cross-entropy: -log p_y where p_y > 1/tau, below it the tangent; w = min(1, tau p).
 
-    A. Menon et al., "Can gradient clipping mitigate label noise?", ICLR 2020, equation 7: -tau p_y + log tau + 1 where
+    A. Menon et al., "Can gradient clipping mitigate label noise?", ICLR 2020: -tau p_y + log tau + 1 where
     p_y <= 1/tau. It is Piecewise-zero loss of cutoff 1/tau with a tail that is linear in p_y. tau is at least 1; at 1
     the loss is 1 - p_y.
     """
@@ -146,7 +146,7 @@ class SmoothPiecewiseZeroLoss(TrueClassLoss):
 class TaylorCrossEntropy(TrueClassLoss):
     """The first t terms of the series of cross-entropy about p_y = 1: the sum of (1 - p_y)^i / i for i from 1 to t.
 
-    L. Feng et al., "Can Cross Entropy Loss Be Robust to Label Noise?", IJCAI 2020, equation 6; w = 1 - (1 - p)^t, which
+    L. Feng et al., "Can Cross Entropy Loss Be Robust to Label Noise?", IJCAI 2020; w = 1 - (1 - p)^t, which
     is t p for a small p. t is a whole number of at least 1; at 1 the loss is 1 - p_y.
     """
 
@@ -168,7 +168,7 @@ class TaylorCrossEntropy(TrueClassLoss):
 class FocalLoss(TrueClassLoss):
     """Focal loss, -(1 - p_y)^gamma log p_y, with w = (1 - p)^gamma - gamma (1 - p)^(gamma - 1) p log p.
 
-    T.-Y. Lin et al., "Focal Loss for Dense Object Detection", arXiv 1708.02002, equation 4, without their class weight.
+    T.-Y. Lin et al., "Focal Loss for Dense Object Detection", arXiv 1708.02002, without their class weight.
     With `detach_weight`, (1 - p_y)^gamma is a constant for the gradient, and w = (1 - p)^gamma. gamma is a finite
     number of at least 0; at 0 the loss is cross-entropy.
     """
@@ -196,8 +196,8 @@ class FocalLoss(TrueClassLoss):
 class ReverseCrossEntropy(TrueClassLoss):
     """Reverse cross-entropy, -sum_k p_k log q_k of the one-hot target q: A (1 - p_y), with w = A p.
 
-    Y. Wang et al., "Symmetric Cross Entropy for Robust Learning with Noisy Labels", arXiv 1908.06112, equation 5, where
-    log 0 is set to -A. A is above 0; the authors' text has 4, their code -log 1e-4.
+    Y. Wang et al., "Symmetric Cross Entropy for Robust Learning with Noisy Labels", arXiv 1908.06112, where
+    log 0 is set to -A. A is at least 0; the authors' code has -log 1e-4.
     """
 
     def __init__(self, A: float = -math.log(1e-4)) -> None:  # noqa: N803  (its name in the paper)
@@ -216,7 +216,7 @@ class ReverseCrossEntropy(TrueClassLoss):
 class AsymmetricGeneralizedCrossEntropy(TrueClassLoss):
     """Asymmetric generalized cross-entropy, ((a + 1)^q - (a + p_y)^q) / q, with w = p (a + p)^(q - 1).
 
-    X. Zhou et al., "Asymmetric Loss Functions for Learning with Noisy Labels", arXiv 2106.03110, equation 12; a and q
+    X. Zhou et al., "Asymmetric Loss Functions for Learning with Noisy Labels", arXiv 2106.03110; a and q
     are above 0, and those of the authors for CIFAR-10 are 0.6 and 0.6.
     """
 

@@ -28,7 +28,7 @@ def step(epochs: float = 10.0, gamma: float = 0.1) -> RateSchedule:
 def cosine(epochs: float = 20.0, last: float = 0.0) -> RateSchedule:
     """The learning rate falls over so many epochs as half a cosine, from the optimizer's to `last` times that.
 
-    I. Loshchilov and F. Hutter, "SGDR", arXiv 1608.03983, equation 5, without restarts: then it stays. `epochs` is
+    I. Loshchilov and F. Hutter, "SGDR", arXiv 1608.03983, without restarts: then it stays. `epochs` is
     above 0, `last` between 0 and 1.
     """
     epochs, last = _length(epochs), _checks.number("last", last, at_least=0, at_most=1)
@@ -38,7 +38,7 @@ def cosine(epochs: float = 20.0, last: float = 0.0) -> RateSchedule:
 def warmup(epochs: float = 1.0) -> RateSchedule:
     """The learning rate rises over so many epochs, in proportion to the steps, to the optimizer's.
 
-    P. Goyal et al., "Accurate, Large Minibatch SGD", arXiv 1706.02677, section 2.2. `epochs` is above 0.
+    P. Goyal et al., "Accurate, Large Minibatch SGD", arXiv 1706.02677. `epochs` is above 0.
     """
     epochs = _length(epochs)
     return lambda epoch: min(epoch / epochs, 1.0)
