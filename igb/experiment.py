@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import functools
 import logging
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -292,9 +293,9 @@ def build(config: DictConfig, on_this_machine: bool = True) -> Parts:
     has_noise = OmegaConf.select(config, "noise._target_") is not None
     noise = _make(config, "noise", without=("images",)) if has_noise else None
     if noise is not None:
-        with _checks.within("noise"):
-            _checks.integer("images", config.noise.get("images", 1000), at_least=1)
-            noise.check(data.class_names)
+        with _checks.within("noise"):  # one image of each class at least
+            _checks.integer("images", config.noise.get("images", 1000), at_least=len(data.class_names))
+        noise.check(data.class_names)
     with torch.random.fork_rng(devices=[]):  # a loss may have parameters
         torch.default_generator.manual_seed(config.init_seed)
         loss = _make(config, "loss", without=("warmup_epochs", "ramp_epochs"))
@@ -373,7 +374,8 @@ def _make(config: DictConfig, group: str, *, without: Sequence[str] = (), **argu
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, InputError):
-            raise InputError(f"{group}.{cause}") from error
+            place = re.search(r"^full_key: (\S+)$", str(error), re.MULTILINE)  # of a part within the group
+            raise InputError(f"{place[1] if place else group}.{cause}") from error
         raise InputError(f"{group}: {type(cause).__name__}: {one_line(cause)}") from error
     except OmegaConfBaseException as error:  # a required value that a user's config leaves out
         raise InputError(f"{group}: {one_line(error)}") from error

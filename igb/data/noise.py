@@ -90,7 +90,7 @@ class Asymmetric(LabelNoise):
             if {*pairs, *pairs.values()} <= set(class_names):
                 return pairs
         raise InputError(
-            "asymmetric noise has pairs for the classes of CIFAR-10 and of MNIST alone; use noise=pairflip"
+            "noise=asymmetric has pairs for the classes of CIFAR-10 and of MNIST alone; use noise=pairflip"
         )
 
     def _others(self, data: ImageData, chosen: Tensor, k: int, generator: torch.Generator) -> int:

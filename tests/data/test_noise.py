@@ -147,7 +147,8 @@ def test_another_file_is_refused(digits, human_file, change, message):
             "noise.path=nowhere.pt is not a file; it should be CIFAR-10_human.pt",
         ),
         (["noise=human", "noise.path=nowhere.pt", "noise.labels=best"], "noise.labels=best must be one of aggre_label"),
-        (["noise=asymmetric", "data=svhn_like"], "use noise=pairflip"),
+        (["noise=asymmetric", "data=svhn_like"], "^noise=asymmetric has pairs for .* use noise=pairflip"),
+        (["noise=symmetric", "noise.images=9"], "noise.images=9 must be a whole number of at least 10"),
         (["noise_seed=-1"], "noise_seed=-1 must be a whole number"),
     ],
 )

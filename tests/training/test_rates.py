@@ -43,6 +43,19 @@ def test_values_out_of_range_are_refused(make, message):
         make()
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["loss=anl", "loss.second.p_min=1"], r"loss\.second\.p_min=1 must be a finite number"),
+        (["loss=sce", "loss.alpha=-1"], r"loss\.alpha=-1 must be a finite number"),
+        (["optimizer=adam", "optimizer.eps=-1"], r"optimizer\.eps=-1 must be a finite number"),
+    ],
+)
+def test_the_key_of_a_wrong_value_is_named_also_within_a_part(option, message):
+    with pytest.raises(InputError, match=f"^{message}"):
+        experiment.build(tiny_config(*option))
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "inf", "abc"])
 def test_a_norm_to_clip_to_is_above_zero(tmp_path, value):
     with pytest.raises(InputError, match=r"trainer\.gradient_clip=.* must be a finite number of at least 1e-12"):
