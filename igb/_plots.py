@@ -54,6 +54,12 @@ def dark_colours(classes: int) -> list[str]:
     return _some(DARK_COLOURS, classes, darkest=0.3)
 
 
+def setting_colours(settings: int, *, dark: bool = False) -> list[str]:
+    """A colour for each setting; from the eleventh on they return, with other dashes and markers."""
+    scheme = DARK_COLOURS if dark else COLOURS
+    return [scheme[number % len(scheme)] for number in range(settings)]
+
+
 def _some(scheme: Sequence[str], classes: int, darkest: float) -> list[str]:
     if classes <= len(scheme):
         return list(scheme[:classes])

@@ -44,7 +44,11 @@ QUANTITIES = (
 
 TRAIN = ("step", "epoch", "loss", "lr", "images_per_second")
 LOSS_CURVE = ("from_epoch", "name", "p_y", "loss", "gradient", "weight")
-MEMORISATION = ("step", "epoch", "batch_norm", "labels")  # then the columns of igb.training.memorisation
+LABELS = ("clean", "wrong")  # by whether the given label is the true one
+MEMORISATION = (
+    "step", "epoch", "batch_norm", "labels", "count", "predicted_given", "predicted_true", "predicted_other",
+    "probability_given", "probability_true", "confident",
+)  # fmt: skip
 MATRICES = ("probability", "prediction")  # arrays of matrices.zarr
 # The numbers that a run returns to a sweeper of Hydra's, and their columns in the summary.
 OBJECTIVES = {"dominance": "dominance_end", "accuracy": "mean_accuracy", "escape_step": "escape_step"}

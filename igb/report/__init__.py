@@ -13,6 +13,7 @@ from igb._files import make_folder
 from igb.folder.schema import class_title, log_path
 from igb.report import figures
 from igb.report.board import write_board
+from igb.report.comparison import scatters
 from igb.report.landscape import loss_curves
 from igb.report.matrices import Matrices, load_matrices
 from igb.report.metrics import THRESHOLD
@@ -27,7 +28,7 @@ __all__ = [
     "summarize_settings", "write",
 ]  # fmt: skip
 
-FIGURES = ("figure1", "figure2", "drivers", "loss_landscape", "regime_map")
+FIGURES = ("figure1", "figure2", "comparison", "memorisation", "drivers", "loss_landscape", "regime_map")
 TABLES = ("summary.csv", "classes.csv", "settings.csv", "runs.csv", "runs.parquet")
 FILES = (*TABLES, *(f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")))  # beside the page
 MOST_PANELS = 40  # in a figure file; the page has all
@@ -94,6 +95,10 @@ def write(
         figures.save(figures.figure1(on_paper), output / "figure1")
         figures.save(figures.over_training(on_paper, figures.FIGURE_2), output / "figure2")
         figures.save(figures.over_training(on_paper, figures.DRIVERS), output / "drivers")
+        if len({panel.setting.label for panel in on_paper}) > 1:
+            figures.save(figures.comparison(on_paper, scatters(on_paper, threshold)), output / "comparison")
+        if noisy := [panel for panel in on_paper if panel.has_wrong_labels]:
+            figures.save(figures.memorisation(noisy), output / "memorisation")
         if curves:
             figures.save(figures.loss_landscape(curves), output / "loss_landscape")
         if maps:

@@ -15,21 +15,39 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from igb._plots import (
+    COLOURS,
     MOST_NAMES,
     STYLE,
     Array,
     bar_legend,
     bars,
     class_colours,
+    setting_colours,
     short_name,
 )  # fmt: skip
+from igb.folder.schema import LABELS
+from igb.report.comparison import Scatter, compared, quantities
 from igb.report.landscape import DEAD, WRONG, LossCurve, weight_range
 from igb.report.regime import MEASURES, RegimeMap
+from igb.report.runs import OVERALL
 from igb.report.settings import FEWEST, Panel
 
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.2)))
 BAND_ALPHA = 0.1
+# The lines of a chart of memorisation: column, name, place of the colour, dashes.
+MEMORISATION_LINES: dict[str, tuple[str, int, tuple[float, ...]]] = {
+    "predicted_given": ("predicted as labelled", 6, ()),
+    "predicted_true": ("predicted as what they are", 3, ()),
+    "predicted_other": ("predicted as another class", 4, ()),
+    "probability_given": ("mean probability of the label", 6, (4, 2)),
+    "probability_true": ("mean probability of what they are", 3, (4, 2)),
+    "confident": ("any class above 0.95", 9, (1, 1.5)),
+}
+ONLY_WRONG = ("predicted_true", "probability_true")  # where labels are clean, the same as of the label
 REGION_COLOURS = {WRONG: "#CC6677", DEAD: "#999999"}
+# A setting has one of ten colours, and of these by tens.
+SETTING_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
+SETTING_MARKERS = ("o", "s", "D", "^")
 PANELS_ACROSS = 3
 LONGEST_SIDE = 30_000  # pixels of a PNG; matplotlib can draw 65,536
 
@@ -139,6 +157,95 @@ def _over_seeds(panels: Sequence[Panel]) -> str:
     return f"mean and 95 % interval over seeds; with fewer than {FEWEST}, a thin line is a seed"
 
 
+def comparison(panels: Sequence[Panel], scatters: Sequence[Scatter]) -> Figure:
+    """All settings over training in one plot for each of `quantities`, and scatter plots, by batch-norm mode.
+
+    A line is the mean over seeds; a point in a scatter plot is a run, hollow if it has not escaped.
+    """
+    labels, modes = compared(panels)
+    shown, colours = quantities(panels), setting_colours(len(labels))
+    first, last = epoch_range(panels)
+    rows = len(modes) * len(shown) // 2 + len(scatters) // 2
+    legend_rows = -(-len(labels) // 3)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 0.5 + 2.3 * rows + 0.16 * legend_rows), layout="constrained")
+        grid = iter(figure.subplots(rows, 2, squeeze=False).flat)
+        for mode, of_mode in modes.items():
+            for quantity, axes in zip(shown, grid, strict=False):
+                for number, panel in of_mode.items():
+                    if "." in quantity and not panel.has_wrong_labels:
+                        continue
+                    curves = panel.curves(quantity)
+                    axes.plot(
+                        epochs_of(curves.steps, panel.steps_per_epoch, first), curves.mean[:, 0], linewidth=1.1,
+                        color=colours[number], linestyle=SETTING_DASHES[number // 10 % len(SETTING_DASHES)],
+                        marker="o" if len(curves.steps) == 1 else None, markersize=3,
+                    )  # fmt: skip
+                axes.axvline(1, color="0.4", linestyle="--", linewidth=0.8)
+                epoch_axis(axes, first, last)
+                if quantity == "mean_accuracy":  # far below 1 in early training
+                    axes.autoscale(axis="y")
+                    axes.set_ylim(bottom=0)
+                axes.set_title(_wrapped(OVERALL[quantity] + (f" ({mode} statistics)" if len(modes) > 1 else "")))
+                axes.set_xlabel("epochs (log scale)")
+        for one, axes in zip(scatters, grid, strict=True):
+            for point in one.points:
+                colour = colours[point.setting]
+                axes.plot(
+                    point.x, point.y, SETTING_MARKERS[point.setting // 10 % len(SETTING_MARKERS)], color=colour,
+                    markersize=4.5, alpha=0.8, markerfacecolor=colour if point.escaped else "none", clip_on=False,
+                )  # fmt: skip
+            axes.set_title(_wrapped(f"{one.title} ; hollow: not escaped"))
+            axes.set_xlabel("mean weight at initialisation (log beyond ±0.001)")
+            axes.set(xlim=(-0.03, 1.03), ylim=(-0.05, 1.05))
+            axes.set_xticks(*zip(*one.x_ticks, strict=True))
+            axes.set_yticks(*zip(*one.y_ticks, strict=True))
+        handles = [
+            Line2D(
+                [], [], color=colours[number], linestyle=SETTING_DASHES[number // 10 % len(SETTING_DASHES)],
+                marker=SETTING_MARKERS[number // 10 % len(SETTING_MARKERS)] if scatters else None, markersize=4,
+                label=textwrap.shorten(label, 40, placeholder=" …"),
+            )
+            for number, label in enumerate(labels)
+        ]  # fmt: skip
+        several = any(panel.count for panel in panels)
+        title = "a line is the mean over seeds" if several else None
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, title=title)
+    return figure
+
+
+def memorisation(panels: Sequence[Panel]) -> Figure:
+    """What networks make of training images with clean and with wrong labels: a row a panel, means over seeds."""
+    first, last = epoch_range(panels)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 1.0 + 1.75 * len(panels)), layout="constrained")
+        grid = figure.subplots(len(panels), len(LABELS), sharex=True, sharey=True, squeeze=False)
+        for row, panel in zip(grid, panels, strict=True):
+            for axes, labels in zip(row, LABELS, strict=True):
+                for column, (name, colour, dash) in MEMORISATION_LINES.items():
+                    if labels == "clean" and column in ONLY_WRONG:
+                        continue
+                    curves = panel.curves(f"{labels}.{column}")
+                    epochs = epochs_of(curves.steps, panel.steps_per_epoch, first)
+                    axes.plot(
+                        epochs,
+                        curves.mean[:, 0],
+                        color=COLOURS[colour],
+                        linestyle=(0, dash) if dash else "-",
+                        label=name,
+                    )
+                axes.axvline(1, color="0.4", linestyle="--", linewidth=0.8)
+            row[0].set_ylabel(_title(panel))
+        epoch_axis(grid[0, 0], first, last)
+        for axes, labels in zip(grid[0], LABELS, strict=True):
+            axes.set_title(f"training images with {labels} labels")
+        for axes in grid[-1]:
+            axes.set_xlabel("epochs (log scale)")
+        handles = grid[0, 1].get_legend_handles_labels()[0]
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
 def loss_landscape(curves: Sequence[LossCurve]) -> Figure:
     """Each loss, its gradient by the true class's logit, its weight, and where the gradient is zero or points away."""
     with mpl.rc_context(STYLE):
@@ -237,6 +344,10 @@ def _powers(least: float) -> list[tuple[float, str]]:
     raised = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
     powers = range(math.ceil(math.log10(least) - 1e-9), 1)
     return [(10.0**power, "1" if power == 0 else f"10{str(power).translate(raised)}") for power in powers]
+
+
+def _wrapped(text: str) -> str:
+    return "\n".join(textwrap.wrap(text, 48))
 
 
 def _title(panel: Panel) -> str:

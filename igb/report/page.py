@@ -14,11 +14,13 @@ from markupsafe import Markup
 
 from igb import _plots
 from igb._files import replacing
+from igb.folder.schema import LABELS
 from igb.report import figures
+from igb.report.comparison import compared, quantities, scatters
 from igb.report.landscape import LossCurve, loss_curves, weight_range
 from igb.report.metrics import Censored, grouped
 from igb.report.regime import MEASURES, RegimeMap
-from igb.report.runs import Run
+from igb.report.runs import OVERALL, Run
 from igb.report.settings import Curves, Panel, Setting
 from igb.report.summary import COLUMN_HELP
 from igb.report.verdict import answer
@@ -52,7 +54,7 @@ def write_page(
     """Write the page: panels, tables with their titles, regime maps, and notes such as on runs left out."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True)
     runs = list({id(run): run for panel in panels for run in panel.runs}.values())
-    names, curves = panels[0].names, loss_curves(runs)
+    names, curves, (labels, _) = panels[0].names, loss_curves(runs), compared(panels)
     data, notes = _data(panels, notes)
     text = environment.get_template("page.html").render(
         assets={file.name: Markup(file.read_text(encoding="utf-8")) for file in ASSETS.glob("*.[cj]s*")},  # igb's
@@ -61,6 +63,13 @@ def write_page(
         names=names,
         colours=_colours(len(names)),
         loss_colours=_colours(len(curves)),
+        settings=labels,
+        setting_colours={
+            theme: _plots.setting_colours(len(labels), dark=theme == "dark") for theme in ("light", "dark")
+        },
+        label_colours=_label_colours(),
+        scatters=scatters(panels, threshold),
+        noisy=any(panel.has_wrong_labels for panel in panels),
         initial={align: [_initial(panel.aligned(align)) for panel in panels] for align in _alignments(panels)},
         tables=[_table(title, table) for title, table in tables],
         help={name: text.format(threshold=threshold) for name, text in COLUMN_HELP.items()},
@@ -104,6 +113,15 @@ def _colours(count: int) -> dict[str, list[str]]:
     return {"light": _plots.class_colours(count), "dark": _plots.dark_colours(count)}
 
 
+def _label_colours() -> dict[str, list[str]]:
+    """The colours of the lines of a chart of memorisation."""
+    schemes = {"light": _plots.COLOURS, "dark": _plots.DARK_COLOURS}
+    return {
+        theme: [scheme[colour] for _, colour, _ in figures.MEMORISATION_LINES.values()]
+        for theme, scheme in schemes.items()
+    }
+
+
 def _data(panels: Sequence[Panel], notes: Sequence[str]) -> tuple[Markup, list[str]]:
     """The data of the charts, and the notes, with one more if the data of single runs do not fit.
 
@@ -111,6 +129,7 @@ def _data(panels: Sequence[Panel], notes: Sequence[str]) -> tuple[Markup, list[s
     """
     first, last = figures.epoch_range(panels)
     several = [(at, panel) for at, panel in enumerate(panels) if len(panel.runs) > 1]
+    labels, modes = compared(panels)
 
     def encoded(points: int, with_runs: bool = True) -> Markup:
         runs = [_run(panel, at, number, points) for at, panel in several for number in range(len(panel.runs))]
@@ -121,6 +140,16 @@ def _data(panels: Sequence[Panel], notes: Sequence[str]) -> tuple[Markup, list[s
                 "first": first,
                 "last": last,
                 "ticks": figures.epoch_ticks(first, last),
+                "settings": labels,
+                "overall": {name: OVERALL[name] for name in quantities(panels)},
+                "modes": {
+                    mode: {number: panels.index(panel) for number, panel in of_mode.items()}
+                    for mode, of_mode in modes.items()
+                },
+                "label_lines": [
+                    {"column": column, "name": name, "dash": [2 * part for part in dash]}
+                    for column, (name, _, dash) in figures.MEMORISATION_LINES.items()
+                ],
                 "panels": [_panel(panel, points, of_setting=True) for panel in panels] + (runs if with_runs else []),
             }
         )
@@ -146,12 +175,36 @@ def _panel(panel: Panel, points: int, *, of_setting: bool) -> dict[str, Any]:
         "steps": [steps[place] for place in kept],
         "curves": {quantity: _curves(panel.curves(quantity), kept) for quantity in EXPLORED},
     }
+    if of_setting:
+        drawn["overall"] = {
+            quantity: [_short(value) for value in panel.curves(quantity).mean[kept, 0].tolist()]
+            for quantity in OVERALL
+            if "." not in quantity
+        }
+    if of_setting and panel.has_wrong_labels:
+        drawn["labels"] = _labels(panel, points)
     if panel.align == "favoured":
         drawn["orders"] = [panel.order(run) for run in panel.runs]
         if len(panel.runs) > 1:  # the means differ between alignments
             other = panel.aligned("class")
             drawn["by_class"] = {quantity: _curves(other.curves(quantity), kept, each=False) for quantity in EXPLORED}
     return drawn
+
+
+def _labels(panel: Panel, points: int) -> dict[str, Any]:
+    """What the runs of a panel make of clean and of wrong labels: for each a list for each line."""
+    steps = panel.curves("wrong.count").steps
+    kept = thinned(steps, points)
+
+    def line(labels: str, column: str) -> list[float | None]:
+        if labels == "clean" and column in figures.ONLY_WRONG:
+            return [None] * len(kept)
+        return [_short(value) for value in panel.curves(f"{labels}.{column}").mean[kept, 0].tolist()]
+
+    drawn: dict[str, Any] = {
+        labels: [line(labels, column) for column in figures.MEMORISATION_LINES] for labels in LABELS
+    }
+    return drawn | {"steps": [steps[place] for place in kept]}
 
 
 def _run(panel: Panel, at: int, number: int, points: int) -> dict[str, Any]:

@@ -27,7 +27,9 @@ from igb.folder.identity import MAY_DIFFER, SEED, flat, identity, keys_with_role
 from igb.folder.schema import (
     FINAL,
     INTEGER_COLUMNS,
+    LABELS,
     LOSS_CURVE,
+    MEMORISATION,
     METRICS,
     OLD_FILE_DEFAULTS,
     PLAN,
@@ -38,6 +40,14 @@ from igb.folder.schema import (
     table_path,
 )  # fmt: skip
 from igb.folder.state import current_status, planned, read
+
+# What `Run.overall` gives: one number of a probe, where `Run.table` gives one for each class.
+OVERALL = {
+    "dominance": "dominance: share of guesses of the most guessed class",
+    "mean_accuracy": "mean accuracy of the classes",
+    "wrong.predicted_given": "memorised: share of the wrong-labelled images predicted as labelled",
+    "wrong.predicted_true": "recovered: share of the wrong-labelled images predicted as what they are",
+}
 
 
 @dataclass
@@ -121,6 +131,35 @@ class Run:
         classes = len(self.info["class_names"])
         values = rows[quantity].to_numpy().reshape(-1, classes)
         return pd.DataFrame(values, index=pd.Index(rows["step"].to_numpy()[::classes], name="step"))
+
+    def overall(self, quantity: str, batch_norm: str) -> "pd.Series[float]":
+        """One number for each probe of one mode, by its step.
+
+        `quantity` is `dominance`, max_j G_j; `mean_accuracy`, of the classes; or a column of memorisation.csv after
+        `clean.` or `wrong.`, empty for a run without wrong labels.
+        """
+        if quantity == "dominance":
+            return self.table("guess_fraction", batch_norm).max(axis=1, skipna=False)
+        if quantity == "mean_accuracy":
+            return self.table("accuracy", batch_norm).mean(axis=1, skipna=False)
+        labels, column = quantity.split(".")
+        rows = self._memorisation
+        return rows[(rows["batch_norm"] == batch_norm) & (rows["labels"] == labels)].set_index("step")[column]
+
+    @functools.cached_property
+    def _memorisation(self) -> pd.DataFrame:
+        """memorisation.csv up to its last complete probe; without rows if there is none that can be read."""
+        try:
+            text = table_path(self.folder, "memorisation").read_text(encoding="utf-8")
+            table = pd.read_csv(io.StringIO(text[: text.rfind("\n") + 1]))[list(MEMORISATION)]
+            numbers = [name for name in MEMORISATION if name not in ("batch_norm", "labels")]
+            table[numbers] = table[numbers].apply(pd.to_numeric)
+            whole = table.iloc[: len(table) // len(LABELS) * len(LABELS)]
+            if whole["labels"].tolist() != list(LABELS) * (len(whole) // len(LABELS)) or whole["step"].isna().any():
+                raise ValueError("its lines are not in the order in which they are written")
+        except (OSError, ValueError, KeyError, TypeError):
+            return pd.DataFrame(columns=list(MEMORISATION))
+        return whole
 
     def loss_curve(self) -> pd.DataFrame | None:
         """loss_curve.csv without an incomplete last line; None if it cannot be read."""

@@ -12,7 +12,7 @@ from scipy.special import stdtrit
 
 from igb.folder.identity import MAY_GROW, SEED, keys_with_role
 from igb.report.metrics import Array, favoured_order
-from igb.report.runs import Run, described, differing, setting
+from igb.report.runs import OVERALL, Run, described, differing, setting
 
 ALIGNMENTS = ("class", "favoured")
 CONFIDENCE = 0.95
@@ -31,6 +31,8 @@ class Setting:
 @dataclass(frozen=True)
 class Curves:
     """A quantity over training in one setting: mean, bounds of the 95 % interval, [steps, classes], and n, [steps].
+
+    A quantity of all classes together, as `Run.overall` gives it, has one column.
 
     The bounds are NaN where there are fewer than five runs. `each` has the values of every run, [runs, steps,
     classes], NaN where it was not probed.
@@ -70,8 +72,13 @@ class Panel:
         return self.runs[0].steps_per_epoch
 
     @property
+    def has_wrong_labels(self) -> bool:
+        """Whether all its runs tell what they make of wrong labels, at all their probes."""
+        return all(len(run.overall("wrong.count", self.mode)) > 0 for run in self.runs)
+
+    @property
     def names(self) -> list[str]:
-        """The names of the columns of its curves."""
+        """The names of the columns of its curves of classes."""
         names = self.runs[0].class_names
         return names if self.align == "class" else [_rank(k) for k in range(len(names))]
 
@@ -102,7 +109,7 @@ class Panel:
         """A quantity as mean and interval over the runs that were probed at each step."""
         if quantity in self._cache:
             return self._cache[quantity]
-        tables = [self._aligned(run, run.table(quantity, self.mode)) for run in self.runs]
+        tables = [self._table(run, quantity) for run in self.runs]
         steps = sorted(set().union(*(table.index for table in tables)))
         values = np.array([table.reindex(steps).to_numpy(dtype=float) for table in tables])
         probed = np.array([np.isin(steps, table.index) for table in tables])
@@ -111,7 +118,10 @@ class Panel:
         self._cache[quantity] = Curves(steps, mean, low, high, n.tolist(), values)
         return self._cache[quantity]
 
-    def _aligned(self, run: Run, table: pd.DataFrame) -> pd.DataFrame:
+    def _table(self, run: Run, quantity: str) -> pd.DataFrame:
+        if quantity in OVERALL or "." in quantity:
+            return run.overall(quantity, self.mode).to_frame()
+        table = run.table(quantity, self.mode)
         return table if self.align == "class" else table[self.order(run)].set_axis(table.columns, axis=1)
 
 

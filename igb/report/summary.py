@@ -38,7 +38,8 @@ COLUMN_HELP = {
     "dominance_start": "Share of all guesses that the most guessed class takes, max_j G_j, at initialisation.",
     "dominance_epoch_1": "The same after epoch one.",
     "dominance_end": "The same at the last probe.",
-    "weight_start": "Mean weight of the loss at initialisation: what it lets through of the gradient of cross-entropy.",
+    "weight_start": "Mean weight of the loss at initialisation: what it lets through of the gradient of cross-entropy. "
+    "Over seeds, the mean.",
     "escape_step": "First probe from which dominance stays under {threshold:g} to the end of the run; "
     ">N if it had not come by step N. Over seeds, the median.",
     "escaped": "Runs that have escaped.",
@@ -53,6 +54,12 @@ COLUMN_HELP = {
     "worst_accuracy_high": "The upper bound for it.",
     "dominance_end_low": "The lower bound for dominance at the last probe.",
     "dominance_end_high": "The upper bound for it.",
+    "memorised": "Of the training images with wrong labels, the share predicted as labelled at the last probe.",
+    "recovered": "The share of them that is predicted as what they are.",
+    "memorised_low": "The lower bound for the share that is memorised.",
+    "memorised_high": "The upper bound for it.",
+    "recovered_low": "The lower bound for the share that is recovered.",
+    "recovered_high": "The upper bound for it.",
     "class_name": "The class.",
     "rank": "Its rank by guess fraction at initialisation; 1 is the favoured class.",
     "rise_step": "First probe from which the class's p̄ stays above 1.5/C.",
@@ -62,13 +69,14 @@ COLUMN_HELP = {
 
 
 EQUAL = "none: equal outputs"  # in place of a favoured class
-OVER_SEEDS = ("dominance_end", "mean_accuracy", "worst_accuracy")  # a setting has means and bounds of these
+OF_LABELS = {"memorised": "wrong.predicted_given", "recovered": "wrong.predicted_true"}  # of runs with wrong labels
+OVER_SEEDS = ("dominance_end", "mean_accuracy", "worst_accuracy", *OF_LABELS)  # a setting has means and bounds of these
 
 # Types of the numeric columns. Not here: event times, which may be censored, and swept keys, which may be anything.
 NUMBERS: dict[str, Any] = {
     **dict.fromkeys(("n", "steps", "escaped"), int),
     **dict.fromkeys(("dominance_start", "dominance_epoch_1", "dominance_end", "weight_start"), float),
-    **dict.fromkeys(("mean_accuracy", "worst_accuracy"), float),
+    **dict.fromkeys(("mean_accuracy", "worst_accuracy", *OF_LABELS), float),
     **dict.fromkeys((f"{name}_{bound}" for name in OVER_SEEDS for bound in ("low", "high")), float),
 }
 
@@ -79,7 +87,7 @@ def summarize(runs: Sequence[Run], threshold: float = THRESHOLD) -> pd.DataFrame
     A value that a run has not reached is empty; an event that had not happened by its last probe is `Censored`.
     """
     rows = [_row(run, mode, threshold) for run in runs for mode in run.modes]
-    return pd.DataFrame(rows, dtype=object).astype({name: kind for name, kind in NUMBERS.items() if name in rows[0]})
+    return _frame(rows)
 
 
 def objective(folder: Path, name: str) -> float:
@@ -116,7 +124,8 @@ def summarize_settings(runs: Sequence[Run], threshold: float = THRESHOLD) -> pd.
             row |= {"escaped": sum(not isinstance(event_time, Censored) for event_time in escapes)}
             row |= {"escape_step": median(escapes)}
             row |= {"half_life": median([event_time for event_time in group["half_life"] if event_time is not None])}
-            for name in OVER_SEEDS:
+            row |= {"weight_start": group["weight_start"].mean()}
+            for name in filter(group.__contains__, OVER_SEEDS):
                 values = group[name].to_numpy(dtype=float)
                 counted = np.ones((len(values), 1), dtype=bool)
                 mean, low, high = (part.item() for part in mean_and_bounds(values[:, None], counted, bounded=True))
@@ -124,15 +133,22 @@ def summarize_settings(runs: Sequence[Run], threshold: float = THRESHOLD) -> pd.
                     low, high = values.min(), values.max()
                 row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
             rows.append(row)
-    return pd.DataFrame(rows, dtype=object).astype({name: kind for name, kind in NUMBERS.items() if name in rows[0]})
+    return _frame(rows)
+
+
+def _frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """A table of rows, of which some may lack columns that others have."""
+    table = pd.DataFrame(rows, dtype=object)
+    return table.astype({name: kind for name, kind in NUMBERS.items() if name in table})
 
 
 def _row(run: Run, mode: str, threshold: float) -> dict[str, object]:
     guesses, probability = run.table("guess_fraction", mode), run.table("probability", mode)
-    dominance = guesses.max(axis=1, skipna=False)
+    dominance = run.overall("dominance", mode)
     accuracy = run.table("accuracy", mode).iloc[-1]
     order = favoured_order(guesses, run.table("mean_probability", mode))
     last = most_guessed(guesses.iloc[-1])
+    of_labels = {name: run.overall(quantity, mode) for name, quantity in OF_LABELS.items()}
     return {
         "run": run.label,
         "status": run.info["status"],
@@ -142,13 +158,19 @@ def _row(run: Run, mode: str, threshold: float) -> dict[str, object]:
         "dominance_start": dominance.iloc[0],
         "dominance_epoch_1": dominance.get(run.steps_per_epoch, math.nan),
         "dominance_end": dominance.iloc[-1],
-        "weight_start": np.average(run.table("weight", mode).iloc[0], weights=run.table("count", mode).iloc[0]),
+        "weight_start": weight_start(run, mode),
         "dominant_class": None if last is None else run.class_names[last],
         "escape_step": escape_step(guesses, threshold),
         "half_life": None if order is None else half_life(probability, order[0]),
         "mean_accuracy": accuracy.mean(skipna=False),
         "worst_accuracy": accuracy.min(skipna=False),
+        **{name: found.iloc[-1] for name, found in of_labels.items() if len(found)},
     }
+
+
+def weight_start(run: Run, mode: str) -> float:
+    """The mean weight of a run's loss over all images at initialisation; NaN for a run of an older version."""
+    return float(np.average(run.table("weight", mode).iloc[0], weights=run.table("count", mode).iloc[0]))
 
 
 def _favoured(run: Run, mode: str, order: list[int] | None) -> str | None:

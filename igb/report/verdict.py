@@ -27,9 +27,29 @@ def answer(panels: Sequence[Panel], threshold: float) -> list[tuple[str, str]]:
     return [
         (
             panel.title.replace("\n", " "),
-            _of_one(panel.runs[0], panel.mode, threshold) if len(panel.runs) == 1 else _of_several(panel, threshold),
+            " ".join(
+                (
+                    _of_one(panel.runs[0], panel.mode, threshold)
+                    if len(panel.runs) == 1
+                    else _of_several(panel, threshold),
+                    *_of_wrong_labels(panel),
+                )
+            ),
         )
         for panel in panels
+    ]
+
+
+def _of_wrong_labels(panel: Panel) -> list[str]:
+    if not panel.has_wrong_labels:
+        return []
+    memorised, recovered = (
+        _interval([run.overall(f"wrong.{column}", panel.mode).iloc[-1] for run in panel.runs])
+        for column in ("predicted_given", "predicted_true")
+    )
+    return [
+        f"Of the training images with wrong labels, {memorised} are predicted as labelled at the end, {recovered} as "
+        "what they are."
     ]
 
 

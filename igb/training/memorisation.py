@@ -9,14 +9,10 @@ from torch import Tensor, nn
 
 from igb import _batches
 from igb.data import ImageData
+from igb.folder.schema import LABELS, MEMORISATION
 from igb.statistics import undisturbed
 
-# The columns of numbers of memorisation.csv; all but the first are means over the images of a group.
-COLUMNS = (
-    "count", "predicted_given", "predicted_true", "predicted_other", "probability_given", "probability_true",
-    "confident",
-)  # fmt: skip
-GROUPS = ("clean", "wrong")  # by whether the given label is the true one
+COLUMNS = MEMORISATION[4:]  # all but the first, the count, are means over the images of a group
 CONFIDENT = 0.95  # probability of the most likely class
 
 
@@ -47,13 +43,13 @@ def memorisation(
     batch_norm: str,
     distributed: bool = False,
 ) -> Tensor:
-    """What the network predicts for images whose labels are clean and wrong, float64 [2, 7] as GROUPS and COLUMNS.
+    """What the network predicts for images whose labels are clean and wrong, float64 [2, 7] as LABELS and COLUMNS.
 
     An image of which several classes have the largest logit counts as predicted by each of m with 1/m. `distributed`
     processes share the chunks. The network is left as it was.
     """
     device = subset.images.device
-    sums = torch.zeros(len(GROUPS), len(COLUMNS), dtype=torch.float64, device=device)
+    sums = torch.zeros(len(LABELS), len(COLUMNS), dtype=torch.float64, device=device)
     parts = list(zip(*(_batches.split(tensor, chunk) for tensor in subset), strict=True))
     rank, processes = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
     rounds = -(-len(parts) // processes)  # of which all take part in each, as synchronised batch norm asks for

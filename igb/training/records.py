@@ -15,7 +15,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.utils.tensorboard.summary import custom_scalars, text
 
-from igb.folder.schema import LOSS_CURVE, MEMORISATION, METRICS, QUANTITIES, TRAIN, class_title, table_path
+from igb.folder.schema import LABELS, LOSS_CURVE, MEMORISATION, METRICS, QUANTITIES, TRAIN, class_title, table_path
 from igb.folder.state import RunState
 from igb.losses import LossSchedule, ProbabilityLoss, loss_curves
 from igb.schedule import Schedule
@@ -23,7 +23,6 @@ from igb.training.classifier import Classifier
 from igb.training.events import EventFile, Scalars
 from igb.training.loggers import RunLogger
 from igb.training.matrices import MatrixStore
-from igb.training.memorisation import COLUMNS, GROUPS
 from igb.training.probe import Probe, ProbeResult, View
 from igb.training.step_losses import StepLoss
 from igb.training.stopwatch import Stopwatch
@@ -75,9 +74,7 @@ class Records(pl.Callback):
         self._drawn: dict[str, Scalars] = {}  # of each batch-norm mode
         self._metrics = Table(table_path(self.folder, "metrics"), list(METRICS), kept["metrics"])
         self._train = Table(table_path(self.folder, "train"), TRAIN, kept["train"])
-        self._memorisation = Table(
-            table_path(self.folder, "memorisation"), [*MEMORISATION, *COLUMNS], kept.get("memorisation", 0)
-        )
+        self._memorisation = Table(table_path(self.folder, "memorisation"), MEMORISATION, kept.get("memorisation", 0))
         self._memorises = memorises
         self._probes = kept["probes"]  # and views
         written = kept.get("matrices", self._probes) if probe.matrices else 0
@@ -171,7 +168,7 @@ class Records(pl.Callback):
     def record_memorisation(self, step: int, view: View, table: Tensor) -> None:
         """Write what a network makes of clean and of wrong labels, as `memorisation` gives it."""
         known = (step, self.schedule.epoch(step), view.batch_norm)
-        rows = zip(GROUPS, table.tolist(), strict=True)
+        rows = zip(LABELS, table.tolist(), strict=True)
         self._memorisation.write(cells([*known, group, int(count), *means]) for group, (count, *means) in rows)
 
     def records_state(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 
+from igb.folder.schema import MEMORISATION
 from igb.report.runs import find_runs
 
 HEADER = "step,epoch,batch_norm,class,class_name,count,probability,accuracy,mean_probability,guess_fraction,loss"
@@ -13,8 +14,12 @@ ROWS = {
 }
 
 
-def made_run(folder, rows, *, overrides=(), **entries):
-    """A run folder of two classes, with steps of four to an epoch; a row is step, p_0, p_1, G_0."""
+def made_run(folder, rows, *, overrides=(), weight=None, wrong=(), **entries):
+    """A run folder of two classes, with steps of four to an epoch; a row is step, p_0, p_1, G_0.
+
+    All classes have the `weight`, which older files lack. `wrong` has, for each probe, the shares of the images with
+    wrong labels that are predicted as labelled and as what they are; all with clean ones are predicted as labelled.
+    """
     folder.mkdir(parents=True)
     (folder / ".hydra").mkdir()
     (folder / ".hydra" / "overrides.yaml").write_text(json.dumps(list(overrides)))
@@ -26,11 +31,20 @@ def made_run(folder, rows, *, overrides=(), **entries):
         "total_steps": 8,
     }
     (folder / "run.json").write_text(json.dumps({**info, **entries}))
-    lines = [HEADER]
+    lines = [HEADER + (",weight" if weight is not None else "")]
     for step, first, second, guess in rows:
         for k, (p, g) in enumerate([(first, guess), (second, 1 - guess)]):
-            lines.append(f"{step},{step / 4},running,{k},{['cat', 'dog'][k]},5,{p},{p},{p},{g},1,1,1")
+            lines.append(
+                f"{step},{step / 4},running,{k},{['cat', 'dog'][k]},5,{p},{p},{p},{g},1,1,1"
+                + (f",{weight}" if weight is not None else "")
+            )
     (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
+    if wrong:
+        lines = [",".join(MEMORISATION)]
+        for (step, *_), (given, true) in zip(rows, wrong, strict=True):
+            lines.append(f"{step},{step / 4},running,clean,6,1,1,0,0.9,0.9,0.5")
+            lines.append(f"{step},{step / 4},running,wrong,4,{given},{true},{1 - given - true},0.4,0.3,0.2")
+        (folder / "memorisation.csv").write_text("\n".join(lines) + "\n")
     return folder
 
 

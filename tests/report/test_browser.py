@@ -108,7 +108,7 @@ def opened(request, browser, sweep):
 def test_the_page_draws_all_and_nothing_overlaps(opened):
     page = opened.page
     charts = page.locator(".chart")
-    assert charts.count() == 6 * 2 + 1 + 3 + 6 * 2  # figure 2, explorer, landscape, drivers
+    assert charts.count() == 2 + 6 * 2 + 1 + 3 + 6 * 2  # comparison, figure 2, explorer, landscape, drivers
     assert page.locator(".chart canvas").count() == charts.count()
     assert page.locator(".map").count() == 4
     for details in page.locator("details").all():
@@ -153,6 +153,61 @@ def test_a_class_can_be_toggled_in_every_chart(opened):
     button.click()
     page.mouse.move(0, 0)
     assert [picture(chart) for chart in charts] == before
+
+
+def test_a_setting_can_be_toggled_and_singled_out_in_the_comparison(opened):
+    page = opened.page
+    charts = [page.locator("#overall .chart").nth(place) for place in (0, 1)]
+    points = page.locator('#comparison [data-setting="2"]')
+    before = [picture(chart) for chart in charts]
+    assert points.count() == 2 * 2  # in two scatter charts, for two seeds
+    assert "weight" in points.first.get_attribute("title")
+    button = page.locator("#comparison .legend button").nth(2)
+    button.hover()
+    assert all(picture(chart) != old for chart, old in zip(charts, before, strict=True))
+    assert page.locator("#comparison .faint").count() == 5 * 2 * 2
+    page.mouse.move(0, 0)
+    assert [picture(chart) for chart in charts] == before
+    button.click()
+    page.mouse.move(0, 0)
+    assert button.get_attribute("aria-pressed") == "false"
+    assert not points.first.is_visible()
+    assert all(picture(chart) != old for chart, old in zip(charts, before, strict=True))
+    button.click()
+    page.evaluate("document.activeElement.blur()")
+    page.mouse.move(0, 0)
+    assert points.first.is_visible()
+    assert [picture(chart) for chart in charts] == before
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_many_settings_and_wrong_labels_stay_in_the_window_and_nothing_overlaps(browser, tmp_path, view):
+    for loss in range(14):
+        for seed in range(3):
+            rows = [(0, 1, 0.0, 1), (1, 0.9, 0.1, 0.9), (4, 0.6, 0.3, 0.6), (8, 0.5 + loss / 60, 0.5, 0.55 - loss / 60)]
+            made_run(
+                tmp_path / f"{loss}-{seed}", rows, overrides=[f"loss=loss_{loss}", f"seed={seed}"],
+                started=f"{loss:02}{seed}", seeds={"seed": seed}, config={"seed": seed, "loss": {"name": loss}},
+                weight=10 ** (-loss / 4 - seed / 9), wrong=[(0.1, 0.1), (0.2, 0.3), (0.3, 0.6), (0.5 + loss / 60, 0.2)],
+            )  # fmt: skip
+    report.write([tmp_path], threshold=0.5)
+    shown = Page(browser, view, (tmp_path / "report" / "index.html").as_uri())
+    shown.scroll_through()
+    shown.keep(f"many-settings-{view}")
+    page = shown.page
+    assert page.locator("#overall .chart").count() == 4
+    assert page.locator("#of-labels .chart").count() == 14 * 2
+    assert page.locator(".chart canvas").count() == page.locator(".chart").count()
+    assert page.evaluate(OVERLAPS) == []
+    width = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+    assert width[0] <= width[1]
+    button = page.locator("#labels .legend button").first
+    chart = page.locator("#of-labels .chart").first
+    before = picture(chart)
+    button.click()
+    assert picture(chart) != before
+    assert shown.said == []
+    shown.context.close()
 
 
 def test_the_axis_zooms_and_comes_back(opened):

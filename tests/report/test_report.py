@@ -98,8 +98,9 @@ def test_the_summary_has_the_weight_of_the_loss_at_initialisation(finished):
 def test_the_report_writes_figures_and_table_and_says_where(finished, tmp_path, capsys):
     output = report.write([finished], tmp_path / "out")
     assert sorted(file.name for file in output.iterdir()) == [
-        "classes.csv", "drivers.pdf", "drivers.png", "figure1.pdf", "figure1.png", "figure2.pdf", "figure2.png",
-        "index.html", "loss_landscape.pdf", "loss_landscape.png", "summary.csv", "tensorboard",
+        "classes.csv", "comparison.pdf", "comparison.png", "drivers.pdf", "drivers.png", "figure1.pdf", "figure1.png",
+        "figure2.pdf", "figure2.png", "index.html", "loss_landscape.pdf", "loss_landscape.png", "summary.csv",
+        "tensorboard",
     ]  # fmt: skip
     pdf = (output / "figure2.pdf").read_bytes()
     assert pdf.startswith(b"%PDF")

@@ -4,11 +4,16 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const losses = JSON.parse(document.getElementById("losses").textContent);
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  const hidden = new Set(); // numbers of the classes that are toggled off
-  const charts = []; // each {box, make, plot, classes}
+  const charts = []; // each {box, make, plot, kind}, the kind of its lines
   const sync = uPlot.sync("epochs");
   const initial = data.first / 3;
   const whole = { min: initial / 1.2, max: Math.max(data.last, 1) * 1.1 };
+  // What lines may be of: a legend shows and hides those of one kind in all its charts. `hidden` has their numbers.
+  const kinds = {
+    classes: { names: () => names(), hidden: new Set(), colour: "--class", buttons: [] },
+    settings: { names: () => data.settings, hidden: new Set(), colour: "--setting", buttons: [] },
+    labels: { names: () => data.label_lines.map((line) => line.name), hidden: new Set(), colour: "--label", buttons: [] },
+  };
   let byClass = false; // whether classes stand under their names, not under their favoured rank
   const names = () => (byClass ? data.class_names : data.names);
   let view = whole; // the part of the axis of epochs that all charts show
@@ -57,7 +62,7 @@
         .map((name, k) => ({ name, value: plot.data[k + 1][idx], series: plot.series[k + 1] }))
         .filter((row) => row.series.show && row.value !== null && row.value !== undefined)
         .sort((a, b) => b.value - a.value)
-        .slice(0, 12);
+        .slice(0, 20);
       const table = element("table", box);
       for (const row of rows) {
         const line = element("tr", table);
@@ -103,16 +108,16 @@
     };
     if (chart.plot) chart.plot.destroy();
     chart.plot = new uPlot(options, made.data, chart.box);
-    if (chart.classes) chart.plot.over.addEventListener("dblclick", () => show(whole));
+    if (chart.kind) chart.plot.over.addEventListener("dblclick", () => show(whole));
   }
 
   function show(part) {
     view = part;
-    for (const { plot } of charts.filter((chart) => chart.classes && chart.plot)) plot.setScale("x", view);
+    for (const { plot } of charts.filter((chart) => chart.kind && chart.plot)) plot.setScale("x", view);
   }
 
-  function add(box, make, classes) {
-    const chart = { box, make, classes, plot: null };
+  function add(box, make, kind) {
+    const chart = { box, make, kind, plot: null };
     charts.push(chart);
     watch.observe(box);
     resize.observe(box);
@@ -157,6 +162,7 @@
     const { mean, low, high, each } = numbers(panel, quantity);
     const x = epochs(panel.of === undefined ? panel : data.panels[panel.of]);
     const count = data.names.length;
+    const { hidden } = kinds.classes;
     const series = [{}];
     const columns = [x];
     const ofClass = (k) => style(`--class-${k}`);
@@ -192,15 +198,41 @@
       options: {
         series,
         bands,
-        scales: {
-          x: { time: false, distr: 3, range: () => [view.min, view.max] },
-          y: logarithmic ? { distr: 3 } : fraction ? { range: [-0.02, 1.02] } : {},
-        },
-        axes: axes((min, max) => logTicks(min, max, data.ticks), (tick) => (tick === null ? "" : tick === initial ? "Init." : short(tick))),
-        cursor: { sync: { key: sync.key, scales: ["x", null] }, drag: { x: true, y: false, setScale: false }, points: { size: 5 } },
-        hooks: { setCursor: [tip(where, names())], setSelect: [select], draw: [(plot) => line(plot, 1)] },
+        ...overEpochs(logarithmic ? { distr: 3 } : fraction ? { range: [-0.02, 1.02] } : {}, where, names()),
       },
     };
+  }
+
+  // What charts over epochs have in common.
+  function overEpochs(y, where, names) {
+    return {
+      scales: { x: { time: false, distr: 3, range: () => [view.min, view.max] }, y },
+      axes: axes((min, max) => logTicks(min, max, data.ticks), (tick) => (tick === null ? "" : tick === initial ? "Init." : short(tick))),
+      cursor: { sync: { key: sync.key, scales: ["x", null] }, drag: { x: true, y: false, setScale: false }, points: { size: 5 } },
+      hooks: { setCursor: [tip(where, names)], setSelect: [select], draw: [(plot) => line(plot, 1)] },
+    };
+  }
+
+  // A line for each of some names, from [epochs, values] of each, or null where it has none.
+  function lines(kind, tables, dashes) {
+    const { hidden, colour } = kinds[kind];
+    const columns = uPlot.join(tables.map((table) => table ?? [[], []]));
+    const where = (idx) => (columns[0][idx] === initial ? "initialisation" : `epoch ${number(columns[0][idx])}`);
+    const lone = columns[0].length < 3;
+    const series = kinds[kind].names().map((name, k) => {
+      const stroke = style(`${colour}-${k}`);
+      return { label: name, stroke, width: 1.6, dash: dashes(k), spanGaps: true, show: !hidden.has(k), points: { show: lone, size: 6, fill: stroke } };
+    });
+    return { data: columns, options: { series: [{}, ...series], ...overEpochs({ range: (plot, min, max) => [-0.02, Math.min(1.02, 1.1 * Math.max(max, 0.2))] }, where, kinds[kind].names()) } };
+  }
+  const SETTING_DASHES = [undefined, [8, 3], [2, 3], [8, 3, 2, 3]]; // of ten settings each
+  const settingDash = (k) => SETTING_DASHES[Math.floor(k / 10) % SETTING_DASHES.length];
+  const column = (panel, labels, k) => panel.labels && [epochs({ ...panel, steps: panel.labels.steps }), panel.labels[labels][k]];
+
+  // The values of a panel in a quantity of all classes together.
+  function overall(panel, quantity) {
+    if (quantity in panel.overall) return [epochs(panel), panel.overall[quantity]];
+    return column(panel, "wrong", data.label_lines.findIndex((line) => `wrong.${line.column}` === quantity));
   }
 
   // A part that was dragged over becomes the view of all charts.
@@ -235,48 +267,94 @@
     return box;
   }
 
+  // A row of charts under the title of a panel.
+  function heading(grid, panel) {
+    const row = element("div", grid, undefined, "row");
+    element("h3", row, panel.title);
+    if (panel.count) element("span", row.lastChild, panel.count, "count");
+    return row;
+  }
+
+  const together = document.getElementById("overall");
+  if (together)
+    for (const [mode, panels] of Object.entries(data.modes))
+      for (const [quantity, text] of Object.entries(data.overall)) {
+        const label = text + (Object.keys(data.modes).length > 1 ? ` (${mode} statistics)` : "");
+        add(
+          chartBox(together, `${label} – epochs, log scale`),
+          () => {
+            const made = lines("settings", data.settings.map((_, k) => (k in panels ? overall(data.panels[panels[k]], quantity) : null)), settingDash);
+            Object.assign(made.options, { height: 280, focus: { alpha: 0.2 } });
+            return made;
+          },
+          "settings",
+        );
+      }
+  const ofLabels = document.getElementById("of-labels");
+  if (ofLabels)
+    for (const panel of data.panels.filter((one) => one.labels)) {
+      const row = heading(ofLabels, panel);
+      for (const labels of ["clean", "wrong"])
+        add(chartBox(row, `${labels} labels – epochs, log scale`), () => lines("labels", data.label_lines.map((_, k) => column(panel, labels, k)), (k) => data.label_lines[k].dash), "labels");
+    }
+
   const NAMES = { probability: "mean probability of the class", accuracy: "accuracy of the class", gradient_share: "share in the gradient norm", active_fraction: "active fraction" };
   for (const grid of document.querySelectorAll(".grid[data-quantities]"))
     for (const panel of data.panels.filter((one) => one.of_setting)) {
-      const row = element("div", grid, undefined, "row");
-      element("h3", row, panel.title);
-      if (panel.count) element("span", row.lastChild, panel.count, "count");
+      const row = heading(grid, panel);
       for (const quantity of grid.dataset.quantities.split(" "))
-        add(chartBox(row, `${NAMES[quantity]} – epochs, log scale`), () => curves(panel, quantity, false), true);
+        add(chartBox(row, `${NAMES[quantity]} – epochs, log scale`), () => curves(panel, quantity, false), "classes");
     }
 
-  // The buttons that show and hide a class, in every chart at once.
-  const buttons = [];
-  function toggle(k) {
+  // The buttons that show and hide a line, in every chart of its kind at once; those of settings single one out.
+  function each(kind, k, change) {
+    const count = kinds[kind].names().length;
+    for (const { plot } of charts.filter((chart) => chart.kind === kind && chart.plot))
+      for (let at = 1 + k; at < plot.series.length; at += count) change(plot, at);
+  }
+  function toggle(kind, k) {
+    const { hidden, buttons } = kinds[kind];
     if (hidden.has(k)) hidden.delete(k);
     else hidden.add(k);
     for (const button of buttons.filter((one) => one.k === k)) button.made.setAttribute("aria-pressed", String(!hidden.has(k)));
-    const count = data.names.length;
-    for (const { plot } of charts.filter((chart) => chart.classes && chart.plot))
-      for (let at = 1 + k; at < plot.series.length; at += count) plot.setSeries(at, { show: !hidden.has(k) });
+    each(kind, k, (plot, at) => plot.setSeries(at, { show: !hidden.has(k) }));
+    if (kind === "settings") for (const point of document.querySelectorAll(`[data-setting="${k}"]`)) point.hidden = hidden.has(k);
   }
-  for (const legend of document.querySelectorAll(".legend"))
-    data.names.forEach((name, k) => {
+  function singleOut(k) {
+    if (k === null) charts.filter((chart) => chart.kind === "settings" && chart.plot).forEach(({ plot }) => plot.setSeries(null, { focus: true }));
+    else each("settings", k, (plot, at) => plot.setSeries(at, { focus: true }));
+    for (const point of document.querySelectorAll("[data-setting]")) point.classList.toggle("faint", k !== null && Number(point.dataset.setting) !== k);
+  }
+  for (const legend of document.querySelectorAll(".legend")) {
+    const { kind } = legend.dataset;
+    const { names, colour, buttons } = kinds[kind];
+    names().forEach((name, k) => {
       const made = element("button", legend);
       made.type = "button";
       made.title = name;
       made.setAttribute("aria-pressed", "true");
-      if (data.names.length > 20) legend.classList.add("many");
-      element("i", made, undefined, "swatch").style.background = `var(--class-${k})`;
+      if (names().length > 20) legend.classList.add("many");
+      const swatch = element("i", made, undefined, "swatch");
+      swatch.style.background = `var(${colour}-${k})`;
+      if (kind === "settings" && settingDash(k)) swatch.style.background = `repeating-linear-gradient(90deg, var(${colour}-${k}) 0 ${settingDash(k)[0] / 2}px, transparent 0 ${(settingDash(k)[0] + 3) / 2}px)`;
       made.append(name);
-      made.addEventListener("click", () => toggle(k));
+      made.addEventListener("click", () => toggle(kind, k));
+      if (kind === "settings")
+        for (const [event, place] of [["pointerenter", k], ["pointerleave", null], ["focus", k], ["blur", null]])
+          made.addEventListener(event, () => singleOut(place));
       buttons.push({ made, k });
     });
+  }
 
   const other = document.getElementById("by-class");
   if (other)
     other.addEventListener("click", () => {
       byClass = !byClass;
       other.textContent = byClass ? "Show by favoured rank" : "Show class by class";
-      for (const { made, k } of buttons) made.title = made.lastChild.textContent = names()[k];
+      for (const { made, k } of kinds.classes.buttons) made.title = made.lastChild.textContent = names()[k];
       for (const panels of document.querySelectorAll(".panels[data-align]"))
         panels.hidden = (panels.dataset.align === "class") !== byClass;
-      charts.filter((chart) => chart.classes && chart.plot).forEach(draw);
+      charts.filter((chart) => chart.kind === "classes" && chart.plot).forEach(draw);
     });
 
   const parts = [["all", whole], ["first ten batches", { min: initial / 1.2, max: 10 * data.first }], ["epoch one", { min: data.first / 1.2, max: 1 }], ["after it", { min: 1, max: data.last }]];
@@ -301,7 +379,7 @@
       made.options.height = 320;
       return made;
     },
-    true,
+    "classes",
   );
   for (const input of [run, quantity, logarithmic])
     input.addEventListener("change", () => {
@@ -323,6 +401,5 @@
             hooks: { setCursor: [tip((idx) => `p_y = ${number(losses.p[idx])}`, losses.curves.map((curve) => curve.name))] },
           },
         }),
-        false,
       );
 })();
