@@ -295,7 +295,7 @@ def build(config: DictConfig, on_this_machine: bool = True) -> Parts:
     if noise is not None:
         with _checks.within("noise"):  # one image of each class at least
             _checks.integer("images", config.noise.get("images", 1000), at_least=len(data.class_names))
-        noise.check(data.class_names)
+        noise.check(data)
     with torch.random.fork_rng(devices=[]):  # a loss may have parameters
         torch.default_generator.manual_seed(config.init_seed)
         loss = _make(config, "loss", without=("warmup_epochs", "ramp_epochs"))

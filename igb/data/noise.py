@@ -24,6 +24,7 @@ CIFAR10_PAIRS = {
 MNIST_PAIRS = {"2": "7", "3": "8", "5": "6", "6": "5", "7": "1"}
 # Of J. Wei et al., "Learning with Noisy Labels Revisited", arXiv 2110.12088.
 HUMAN_LABELS = ("aggre_label", "random_label1", "random_label2", "random_label3", "worse_label")
+HUMAN_URL = "https://github.com/UCSC-REAL/cifar-10-100n/raw/main/data/CIFAR-10_human.pt"
 HUMAN_ORIGIN = "CIFAR-10_human.pt from github.com/UCSC-REAL/cifar-10-100n, licence CC BY-NC 4.0"
 
 
@@ -37,8 +38,8 @@ class LabelNoise(ABC):
     def __init__(self, rate: float = 0.4) -> None:
         self.rate = _checks.number("rate", rate, at_least=0, at_most=1)
 
-    def check(self, class_names: Sequence[str]) -> None:  # noqa: B027  (most kinds are for all classes)
-        """Raise InputError if this kind of noise cannot be for these classes; no image is read for it."""
+    def check(self, data: ImageData) -> None:  # noqa: B027  (most kinds are for all classes)
+        """Raise InputError if this kind of noise cannot be for these data; no image is read for it."""
 
     def labels(self, data: ImageData, seed: int) -> Tensor:
         """The given labels, int64 [N], of all training images; `data` are loaded and have the true ones."""
@@ -81,9 +82,9 @@ class Asymmetric(LabelNoise):
     cat to dog and back; 2 to 7, 3 to 8, 5 to 6 and back, 7 to 1.
     """
 
-    def check(self, class_names: Sequence[str]) -> None:
+    def check(self, data: ImageData) -> None:
         """Raise InputError for classes without published pairs."""
-        self._pairs(class_names)
+        self._pairs(data.class_names)
 
     def _pairs(self, class_names: Sequence[str]) -> dict[str, str]:
         for pairs in (CIFAR10_PAIRS, MNIST_PAIRS):
@@ -130,23 +131,37 @@ class Human:
     """The labels that people gave the training images of CIFAR-10 (J. Wei et al., arXiv 2110.12088).
 
     Args:
-        path: the authors' file, CIFAR-10_human.pt; it is not part of igb, for its licence is CC BY-NC.
+        path: the authors' file, CIFAR-10_human.pt; by default it is downloaded into the cache folder of the data. It is
+            no part of igb, for its licence is CC BY-NC 4.0.
         labels: which of its labels: `aggre_label`, `random_label1` to `random_label3`, or `worse_label`.
     """
 
     def __init__(self, path: str | Path | None = None, labels: str = "worse_label") -> None:
-        if path is None:
-            raise InputError(f"path is required: {HUMAN_ORIGIN}")
-        self.path = Path(str(path)).expanduser()
+        self.path = None if path is None else Path(str(path)).expanduser()
         self.name = _checks.choice("labels", labels, HUMAN_LABELS)
-        if not self.path.is_file():
+        if self.path is not None and not self.path.is_file():
             raise InputError(f"path={path} is not a file; it should be {HUMAN_ORIGIN}")
 
-    def check(self, class_names: Sequence[str]) -> None:
-        """Nothing that can be known without the images."""
+    def check(self, data: ImageData) -> None:
+        """Download the file where it is needed; InputError if that fails."""
+        if self.path is not None:
+            return
+        path = data.cache_dir / "cifar10n" / "CIFAR-10_human.pt"
+        if not path.is_file():
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                torch.hub.download_url_to_file(HUMAN_URL, str(path), progress=False)  # there when it is whole
+            except OSError as error:
+                raise InputError(
+                    f"noise.path=null, and {HUMAN_URL} could not be downloaded ({one_line(error)}); "
+                    f"set it to where you have {HUMAN_ORIGIN}"
+                ) from error
+        self.path = path
 
     def labels(self, data: ImageData, seed: int) -> Tensor:
         """The labels, int64 [N]; InputError if the file is not about these images in this order."""
+        self.check(data)
+        assert self.path is not None
         try:
             with torch.serialization.safe_globals(_of_arrays()):
                 entries = torch.load(self.path, weights_only=True)

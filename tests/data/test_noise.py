@@ -9,7 +9,7 @@ import torch
 
 from igb import experiment
 from igb._checks import InputError
-from igb.data import ImageData, Images
+from igb.data import ImageData, Images, noise
 from igb.data.noise import Asymmetric, Human, Instance, Pairflip, Symmetric
 from igb.data.sources import CIFAR10, Digits
 from tests.conftest import tiny_config, tiny_run
@@ -112,6 +112,23 @@ def test_labels_of_people_are_read_from_their_file(digits, human_file):
     assert torch.equal(Human(human_file, "aggre_label").labels(digits, 1), digits.train_labels)
 
 
+def test_labels_of_people_are_downloaded_once(digits, human_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(noise, "HUMAN_URL", human_file.as_uri())
+    monkeypatch.setattr(digits, "cache_dir", tmp_path / "cache")
+    given = Human().labels(digits, 0)
+    human_file.unlink()
+    assert torch.equal(Human().labels(digits, 0), given)
+    assert [file.name for file in (tmp_path / "cache" / "cifar10n").iterdir()] == ["CIFAR-10_human.pt"]
+
+
+def test_a_download_that_fails_is_one_line_before_images_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(noise, "HUMAN_URL", (tmp_path / "nowhere.pt").as_uri())
+    message = r"^noise.path=null, and .* could not be downloaded .*; set it to where you have CIFAR-10_human.pt from"
+    with pytest.raises(InputError, match=message):
+        experiment.build(tiny_config("noise=human", f"data.cache_dir={tmp_path}"))
+    assert list((tmp_path / "cifar10n").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -141,7 +158,6 @@ def test_another_file_is_refused(digits, human_file, change, message):
     [
         (["noise=symmetric", "noise.rate=1.1"], "noise.rate=1.1 must be a finite number from 0 to 1"),
         (["noise=instance", "noise.rate=-0.1"], "noise.rate=-0.1 must be"),
-        (["noise=human"], "noise.path is required: CIFAR-10_human.pt from github"),
         (
             ["noise=human", "noise.path=nowhere.pt"],
             "noise.path=nowhere.pt is not a file; it should be CIFAR-10_human.pt",
