@@ -32,6 +32,12 @@ OVERRIDES = (
     "probe=log", "probe.points=12", "probe.batch_norm=both", "probe.chunk=80",
 )  # fmt: skip
 
+# What several devices might do apart.
+NOISY = (
+    "noise=symmetric", "noise.images=100", "data.imbalance=3", "schedule=warmup",
+    "trainer.gradient_clip=0.1", "loss=gce", "loss.ramp_epochs=1",
+)  # fmt: skip
+
 
 def start(task: Callable[[], object], processes: int, nodes: int = 1) -> list[int]:
     """Fork processes that carry out a task together, and believe that they are on so many nodes."""
@@ -97,6 +103,7 @@ def main(folder: Path) -> None:
     for devices in (1, 3):
         run(folder / f"linear-{devices}", devices, "model._target_=tests.helpers.networks.Linear")
         learned = ("loss._target_=tests.training.test_step.Learned", "loss.warmup_epochs=1")
+        run(folder / f"noisy-{devices}", devices, "model._target_=tests.helpers.networks.Linear", *NOISY)
         run(folder / f"learned-{devices}", devices, "model._target_=tests.helpers.networks.Linear", *learned)
     dropout = ("+model.dropout=0.3", "trainer.checkpoint_minutes=0.001")
     run(folder / "undisturbed", 2, *dropout)

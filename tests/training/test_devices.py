@@ -37,6 +37,7 @@ def runs(tmp_path_factory):
     [
         ("apart", "two"),
         ("linear-1", "linear-3"),
+        ("noisy-1", "noisy-3"),
         ("learned-1", "learned-3"),
         ("linear-1", "linear-2x2"),
     ],
@@ -49,6 +50,16 @@ def test_devices_train_and_measure_as_one_that_normalises_each_shard_apart(runs,
     expected, found = (pd.read_csv(runs / name / "train.csv").iloc[:, :-1] for name in (one, several))
     pd.testing.assert_frame_equal(found, expected, rtol=1e-5)
     assert expected["step"].tolist() == list(range(1, 35))
+
+
+@pytest.mark.slow
+def test_devices_memorise_as_one(runs):
+    one, three = (pd.read_csv(runs / name / "memorisation.csv") for name in ("noisy-1", "noisy-3"))
+    numbers = one.columns[5:]
+    pd.testing.assert_frame_equal(three.drop(columns=numbers), one.drop(columns=numbers))
+    is_start = one["step"] == 0
+    pd.testing.assert_frame_equal(three.loc[is_start, numbers], one.loc[is_start, numbers], rtol=1e-12, atol=1e-15)
+    pd.testing.assert_frame_equal(three[numbers], one[numbers], atol=0.021)  # a hundred images, of which one may differ
 
 
 @pytest.mark.slow
