@@ -195,7 +195,7 @@ def comparison(panels: Sequence[Panel], scatters: Sequence[Scatter]) -> Figure:
                     point.x, point.y, SETTING_MARKERS[point.setting // 10 % len(SETTING_MARKERS)], color=colour,
                     markersize=4.5, alpha=0.8, markerfacecolor=colour if point.escaped else "none", clip_on=False,
                 )  # fmt: skip
-            axes.set_title(_wrapped(f"{one.title} ; hollow: not escaped"))
+            axes.set_title(one.title)
             axes.set_xlabel("mean weight at initialisation (log beyond ±0.001)")
             axes.set(xlim=(-0.03, 1.03), ylim=(-0.05, 1.05))
             axes.set_xticks(*zip(*one.x_ticks, strict=True))
@@ -208,8 +208,9 @@ def comparison(panels: Sequence[Panel], scatters: Sequence[Scatter]) -> Figure:
             )
             for number, label in enumerate(labels)
         ]  # fmt: skip
-        several = any(panel.count for panel in panels)
-        title = "a line is the mean over seeds" if several else None
+        seeds = "a line is the mean over seeds" if any(panel.count for panel in panels) else ""
+        hollow = "a hollow point is a run that has not escaped" if scatters else ""
+        title = "; ".join(filter(None, (seeds, hollow)))
         figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, title=title)
     return figure
 
