@@ -131,7 +131,7 @@ class ClassSums:
         if weight is None:
             of_true = labels[:, None]
             rest = probability.scatter(1, of_true, 0.0).sum(dim=1)
-            weight = -gradient.gather(1, of_true)[:, 0].double() / rest
+            weight = torch.where(rest > 0, -gradient.gather(1, of_true)[:, 0].double() / rest, 0.0)
         prediction = torch.eq(logits, logits.amax(dim=1, keepdim=True), out=wide)
         ties = prediction.sum(dim=1, keepdim=True)
         # Adding 0 * x, which is NaN where x is not finite, keeps broken outputs from counting as a guess of class 0.

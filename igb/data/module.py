@@ -107,6 +107,7 @@ class ImageData(pl.LightningDataModule):
             found = summary(arrays)
         self._digest = found.digest
         self._offset, self._divisor = affine(self.scaling, found.counts)
+        self._counts = found.counts
         self._affine: dict[torch.device, tuple[Any, Any]] = {}
         self._shard = (0, 1)
         self._maps = [array for array in arrays.values() if isinstance(array, np.memmap)]
@@ -182,6 +183,11 @@ class ImageData(pl.LightningDataModule):
             offset, divisor = (torch.tensor(values)[:, None, None] for values in (self._offset, self._divisor))
             self._affine[images.device] = offset.to(images.device), divisor.to(images.device)
         offset, divisor = self._affine[images.device]
+        return images.float().sub_(offset).div_(divisor)
+
+    def standardised(self, images: Tensor) -> Tensor:
+        """The same with `scaling=standard`, on the CPU, whatever the scaling is."""
+        offset, divisor = (torch.tensor(values)[:, None, None] for values in affine("standard", self._counts))
         return images.float().sub_(offset).div_(divisor)
 
     def shuffled(self, size: int, device: torch.device) -> Iterator[Tensor]:

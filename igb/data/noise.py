@@ -4,6 +4,7 @@ They are drawn after decoding, from a seed of their own, so that all kinds and r
 """
 
 import codecs
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,7 +80,7 @@ class Asymmetric(LabelNoise):
     """A similar class, for those of CIFAR-10 and of MNIST that have one; other classes keep their labels.
 
     The pairs are those of G. Patrini et al., arXiv 1609.03683: truck to automobile, bird to airplane, deer to horse,
-    cat to dog and back; 2 to 7, 3 to 8, 5 to 6 and back, 7 to 1.
+    cat to dog and back; 2 to 7, 3 to 8, 5 to 6 and back, 7 to 1, for any data whose classes have these names.
     """
 
     def check(self, data: ImageData) -> None:
@@ -102,13 +103,16 @@ class Asymmetric(LabelNoise):
 class Instance(LabelNoise):
     """Noise that depends on the image (X. Xia et al., "Part-dependent Label Noise", arXiv 2006.07836).
 
-    Each image has a rate of its own, normal about `rate` with deviation 0.1 within 0 and 1, by which it is chosen, and
-    its wrong label is drawn from the softmax, over the other classes, of its standardised pixels times a matrix of
-    normal numbers, one for each class. The authors draw how many images of a class are wrong; here that is exact.
+    Each image has a rate of its own, normal about `rate` with deviation 0.1 and truncated at 0 and 1, by which it is
+    chosen, and its wrong label is drawn from the softmax, over the other classes, of its pixels times a matrix of
+    normal numbers, one for each class. Pixels are standardised by the mean and deviation of each channel over all
+    training images. The authors draw how many images of a class are wrong; here that is exact.
     """
 
     def _chosen(self, available: int, count: int, generator: torch.Generator) -> Tensor:
-        rates = (self.rate + 0.1 * torch.randn(available, generator=generator, dtype=torch.float64)).clamp(1e-12, 1)
+        low, high = (torch.special.ndtr(torch.tensor((end - self.rate) / 0.1, dtype=torch.float64)) for end in (0, 1))
+        uniform = torch.rand(available, generator=generator, dtype=torch.float64)
+        rates = (self.rate + 0.1 * torch.special.ndtri(low + (high - low) * uniform)).clamp(1e-12, 1)
         # The smallest of exponential times with these rates: images one by one without replacement, by their rates.
         times = -torch.log1p(-torch.rand(available, generator=generator, dtype=torch.float64)) / rates
         return times.argsort()[:count]
@@ -118,9 +122,7 @@ class Instance(LabelNoise):
         matrix = torch.randn(size, len(data.class_names), generator=generator)
         found = []
         for part in _batches.split(chosen, 500) if len(chosen) else ():
-            pixels = data.train_images[part].flatten(1).double()
-            pixels = (pixels - pixels.mean()) / pixels.std().clamp(min=1e-12)
-            scores = pixels.float() @ matrix
+            scores = data.standardised(data.train_images[part]).flatten(1) @ matrix
             scores[:, k] = -torch.inf
             found.append(torch.multinomial(scores.softmax(1), 1, generator=generator)[:, 0])
         data.release()
@@ -150,8 +152,12 @@ class Human:
         if not path.is_file():
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                torch.hub.download_url_to_file(HUMAN_URL, str(path), progress=False)  # there when it is whole
-            except OSError as error:
+                with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+                    whole = Path(folder) / path.name
+                    torch.hub.download_url_to_file(HUMAN_URL, str(whole), progress=False)
+                    _arrays(whole, HUMAN_LABELS)  # it may be cut off, or the page of a portal
+                    whole.replace(path)
+            except (OSError, InputError) as error:
                 raise InputError(
                     f"noise.path=null, and {HUMAN_URL} could not be downloaded ({one_line(error)}); "
                     f"set it to where you have {HUMAN_ORIGIN}"
@@ -162,13 +168,7 @@ class Human:
         """The labels, int64 [N]; InputError if the file is not about these images in this order."""
         self.check(data)
         assert self.path is not None
-        try:
-            with torch.serialization.safe_globals(_of_arrays()):
-                entries = torch.load(self.path, weights_only=True)
-            true, given = (torch.as_tensor(np.asarray(entries[name])).long() for name in ("clean_label", self.name))
-        except Exception as error:  # of many types, from a file that may hold anything
-            reason = f"cannot be read ({one_line(error)}); it should be {HUMAN_ORIGIN}"
-            raise InputError(f"path={self.path} {reason}") from error
+        true, given = _arrays(self.path, ("clean_label", self.name))
         if len(true) != len(data.train_labels) or len(given) != len(true):
             raise InputError(f"path={self.path} has {len(given)} labels, but there are {len(data.train_labels)} images")
         if not torch.equal(true, data.train_labels):
@@ -178,11 +178,23 @@ class Human:
         return given
 
 
+def _arrays(path: Path, names: Sequence[str]) -> list[Tensor]:
+    """Arrays of a file by their names, int64 [N]; InputError if it has not these."""
+    try:
+        with torch.serialization.safe_globals(_of_arrays()):
+            entries = torch.load(path, weights_only=True)
+        return [torch.as_tensor(np.asarray(entries[name])).long() for name in names]
+    except Exception as error:  # of many types, from a file that may hold anything
+        reason = f"cannot be read as arrays of numbers named {' and '.join(names)}; it should be {HUMAN_ORIGIN}"
+        raise InputError(f"path={path} {reason}") from error
+
+
 def _of_arrays() -> list[Any]:
-    """What a file of numpy arrays may call when it is read: nothing but what makes arrays."""
+    """What a file of numpy arrays may call when it is read: nothing but what makes arrays of numbers."""
     reconstruct = np.zeros(0).__reduce__()[0]
     former = (reconstruct, "numpy.core.multiarray._reconstruct")  # its name in numpy 1
-    return [np.ndarray, np.dtype, type(np.dtype(np.int64)), reconstruct, former, (codecs.encode, "_codecs.encode")]
+    numbers = [type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["Float"]]
+    return [np.ndarray, np.dtype, *numbers, reconstruct, former, (codecs.encode, "_codecs.encode")]
 
 
 def _stream(seed: int) -> int:

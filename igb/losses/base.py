@@ -75,15 +75,16 @@ def with_weight(value: Tensor, weight: Tensor, log_p: Tensor) -> Tensor:
 def weights(loss: nn.Module, log_p: Tensor, gradient: Tensor, target: Tensor) -> Tensor:
     """What a loss lets through of each sample: w = -(dloss / dz_y) / (1 - p_y), float64 [N]; 1 for cross-entropy.
 
-    From log p and the gradient by it, both [N, C]. A loss of p_y alone has w = -dloss / dlog p_y.
+    From log p and the gradient by it, both [N, C]. A loss of p_y alone has w = -dloss / dlog p_y. Of any other, what
+    comes from the other classes counts as 0 where p_y is 1 to the last digit of float64.
     """
     own = gradient.gather(1, target[:, None])[:, 0].double()
     if loss.is_of_true_class:
         return -own
     others = gradient.sum(dim=1, dtype=torch.float64) - own
     p = torch.exp(log_p.double())
-    of_true = p.gather(1, target[:, None])
-    return -own + of_true[:, 0] / p.scatter(1, target[:, None], 0.0).sum(dim=1) * others
+    of_true, rest = p.gather(1, target[:, None])[:, 0], p.scatter(1, target[:, None], 0.0).sum(dim=1)
+    return -own + torch.where(rest > 0, of_true / rest * others, 0.0)
 
 
 def _checked(logits: Tensor, target: Tensor) -> Tensor:

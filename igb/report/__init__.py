@@ -73,7 +73,7 @@ def write(
     tables = {"summary": summary, "classes": summarize_classes(runs)}
     if of_settings["n"].max() > 1:
         tables["settings"] = of_settings
-    print(summary.to_string(index=False, float_format="{:.3f}".format, na_rep="-"))
+    print(summary.to_string(index=False, float_format=_printed, na_rep="-"))
     for note in notes:
         print(note)
     on_paper = shown[:MOST_PANELS]
@@ -115,6 +115,10 @@ def write(
         raise InputError(f"the report folder {output} cannot be written ({error.strerror or error})") from error
     print(f"the page is {page}; figures (.png, .pdf) and tables (.csv) are beside it")
     return output
+
+
+def _printed(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 1e5 else f"{value:.3g}"
 
 
 def _tables_on_page(tables: Mapping[str, pd.DataFrame], runs: Sequence[Run]) -> list[tuple[str, pd.DataFrame]]:

@@ -9,6 +9,8 @@ from igb.report.runs import OVERALL
 from igb.report.settings import Panel
 from igb.report.summary import weight_start
 
+LEAST_WEIGHT, LARGEST_WEIGHT = -10.0, 100.0  # that have a place of their own: some losses have weights without bound
+
 Ticks = list[tuple[float, str]]  # places from 0 to 1, and their labels
 
 
@@ -90,16 +92,22 @@ def _scatters(of_mode: Mapping[int, Panel], mode: str, threshold: float) -> list
 
 
 def _weight_axis(weights: Sequence[float]) -> tuple[Ticks, list[float]]:
-    """Ticks and places of weights: linear below 0.001 and logarithmic beyond, so that signs and small ones show."""
+    """Ticks and places of weights, by log(1 + |w| / 0.001), which shows signs and small ones; others at an end."""
 
     def stretched(weight: float) -> float:
-        return math.copysign(math.log10(1 + abs(weight) / 1e-3), weight)
+        inside = min(max(weight, LEAST_WEIGHT), LARGEST_WEIGHT)
+        return math.copysign(math.log10(1 + abs(inside) / 1e-3), inside)
 
     low, high = stretched(min(*weights, 0)), stretched(max(*weights, 1))
-    powers = [10.0**power for power in range(-2, 4)]
+    powers = [10.0**power for power in range(-2, 3)]
     ticks = [*(-power for power in reversed(powers)), 0.0, *powers]
     return (
-        [(at, f"{tick:g}") for tick in ticks if 0 <= (at := (stretched(tick) - low) / (high - low)) <= 1],
+        [
+            (at, f"{tick:g}")
+            for tick in ticks
+            if tick == min(max(tick, LEAST_WEIGHT), LARGEST_WEIGHT)
+            and 0 <= (at := (stretched(tick) - low) / (high - low)) <= 1
+        ],
         [(stretched(weight) - low) / (high - low) for weight in weights],
     )
 

@@ -47,7 +47,7 @@ ONLY_WRONG = ("predicted_true", "probability_true")  # where labels are clean, t
 REGION_COLOURS = {WRONG: "#CC6677", DEAD: "#999999"}
 # A setting has one of ten colours, and of these by tens.
 SETTING_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
-SETTING_MARKERS = ("o", "s", "D", "^")
+SETTING_MARKERS = ("o", "s", "D")
 PANELS_ACROSS = 3
 LONGEST_SIDE = 30_000  # pixels of a PNG; matplotlib can draw 65,536
 
@@ -166,7 +166,9 @@ def comparison(panels: Sequence[Panel], scatters: Sequence[Scatter]) -> Figure:
     shown, colours = quantities(panels), setting_colours(len(labels))
     first, last = epoch_range(panels)
     rows = len(modes) * len(shown) // 2 + len(scatters) // 2
-    legend_rows = -(-len(labels) // 3)
+    longest = max(map(len, labels))
+    across = 3 if longest <= 28 else 2 if longest <= 45 else 1
+    legend_rows = -(-len(labels) // across)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 0.5 + 2.3 * rows + 0.16 * legend_rows), layout="constrained")
         grid = iter(figure.subplots(rows, 2, squeeze=False).flat)
@@ -196,7 +198,7 @@ def comparison(panels: Sequence[Panel], scatters: Sequence[Scatter]) -> Figure:
                     markersize=4.5, alpha=0.8, markerfacecolor=colour if point.escaped else "none", clip_on=False,
                 )  # fmt: skip
             axes.set_title(one.title)
-            axes.set_xlabel("mean weight at initialisation (log beyond ±0.001)")
+            axes.set_xlabel("mean weight at initialisation")
             axes.set(xlim=(-0.03, 1.03), ylim=(-0.05, 1.05))
             axes.set_xticks(*zip(*one.x_ticks, strict=True))
             axes.set_yticks(*zip(*one.y_ticks, strict=True))
@@ -204,14 +206,14 @@ def comparison(panels: Sequence[Panel], scatters: Sequence[Scatter]) -> Figure:
             Line2D(
                 [], [], color=colours[number], linestyle=SETTING_DASHES[number // 10 % len(SETTING_DASHES)],
                 marker=SETTING_MARKERS[number // 10 % len(SETTING_MARKERS)] if scatters else None, markersize=4,
-                label=textwrap.shorten(label, 40, placeholder=" …"),
+                label=textwrap.shorten(label, 90, placeholder=" …"),
             )
             for number, label in enumerate(labels)
         ]  # fmt: skip
         seeds = "a line is the mean over seeds" if any(panel.count for panel in panels) else ""
         hollow = "a hollow point is a run that has not escaped" if scatters else ""
         title = "; ".join(filter(None, (seeds, hollow)))
-        figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, title=title)
+        figure.legend(handles=handles, loc="outside lower center", ncols=across, frameon=False, title=title)
     return figure
 
 

@@ -73,8 +73,8 @@ class Panel:
 
     @property
     def has_wrong_labels(self) -> bool:
-        """Whether all its runs tell what they make of wrong labels, at all their probes."""
-        return all(len(run.overall("wrong.count", self.mode)) > 0 for run in self.runs)
+        """Whether all its runs have wrong labels among the images whose memorisation they measure."""
+        return all((run.overall("wrong.count", self.mode) > 0).any() for run in self.runs)
 
     @property
     def names(self) -> list[str]:

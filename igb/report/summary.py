@@ -38,8 +38,8 @@ COLUMN_HELP = {
     "dominance_start": "Share of all guesses that the most guessed class takes, max_j G_j, at initialisation.",
     "dominance_epoch_1": "The same after epoch one.",
     "dominance_end": "The same at the last probe.",
-    "weight_start": "Mean weight of the loss at initialisation: what it lets through of the gradient of cross-entropy. "
-    "Over seeds, the mean.",
+    "weight_start": "Mean weight, at initialisation, of the loss of the first step (cross-entropy in a warm-up): what "
+    "it lets through of the gradient of cross-entropy. Over seeds, the mean.",
     "escape_step": "First probe from which dominance stays under {threshold:g} to the end of the run; "
     ">N if it had not come by step N. Over seeds, the median.",
     "escaped": "Runs that have escaped.",
@@ -164,7 +164,7 @@ def _row(run: Run, mode: str, threshold: float) -> dict[str, object]:
         "half_life": None if order is None else half_life(probability, order[0]),
         "mean_accuracy": accuracy.mean(skipna=False),
         "worst_accuracy": accuracy.min(skipna=False),
-        **{name: found.iloc[-1] for name, found in of_labels.items() if len(found)},
+        **{name: found.iloc[-1] for name, found in of_labels.items() if found.notna().any()},
     }
 
 

@@ -22,7 +22,7 @@ def step(epochs: float = 10.0, gamma: float = 0.1) -> RateSchedule:
     `epochs` is above 0, gamma between 0 and 1.
     """
     epochs, gamma = _length(epochs), _checks.number("gamma", gamma, at_least=0, at_most=1)
-    return lambda epoch: gamma ** (math.ceil(round(epoch / epochs, 9)) - 1)
+    return lambda epoch: gamma ** max(math.ceil(round(epoch / epochs, 9)) - 1, 0)
 
 
 def cosine(epochs: float = 20.0, last: float = 0.0) -> RateSchedule:

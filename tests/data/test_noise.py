@@ -102,7 +102,8 @@ def human_file(tmp_path, digits):
     true = digits.train_labels.numpy()
     given = np.where(np.arange(len(true)) % 3 == 0, (true + 1) % 10, true)
     path = tmp_path / "CIFAR-10_human.pt"
-    torch.save({"clean_label": true, "worse_label": given, "aggre_label": true}, path)
+    others = dict.fromkeys(("aggre_label", "random_label1", "random_label2", "random_label3"), true)
+    torch.save({"clean_label": true, "worse_label": given, **others}, path)
     return path
 
 
@@ -119,6 +120,24 @@ def test_labels_of_people_are_downloaded_once(digits, human_file, tmp_path, monk
     human_file.unlink()
     assert torch.equal(Human().labels(digits, 0), given)
     assert [file.name for file in (tmp_path / "cache" / "cifar10n").iterdir()] == ["CIFAR-10_human.pt"]
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8, np.float64])
+def test_labels_of_people_may_be_numbers_of_any_kind(digits, human_file, kind):
+    entries = {"clean_label": digits.train_labels.numpy().astype(kind)}
+    torch.save(entries | {"worse_label": entries["clean_label"]}, human_file)
+    assert torch.equal(Human(human_file).labels(digits, 0), digits.train_labels)
+
+
+def test_a_download_of_something_else_is_not_kept(digits, tmp_path, monkeypatch):
+    (tmp_path / "page.html").write_text("<html>log in</html>")
+    monkeypatch.setattr(noise, "HUMAN_URL", (tmp_path / "page.html").as_uri())
+    monkeypatch.setattr(digits, "cache_dir", tmp_path)
+    with pytest.raises(
+        InputError, match=r"could not be downloaded \(path=.* cannot be read as arrays of numbers named"
+    ):
+        Human().labels(digits, 0)
+    assert list((tmp_path / "cifar10n").iterdir()) == []
 
 
 def test_a_download_that_fails_is_one_line_before_images_are_read(tmp_path, monkeypatch):

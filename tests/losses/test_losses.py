@@ -425,6 +425,16 @@ def test_every_loss_pulls_somewhere_where_nearly_nothing_is_left_of_the_true_cla
 
 
 @pytest.mark.parametrize("loss", ALL, ids=str)
+@pytest.mark.parametrize("gap", [20.0, 150.0, 1e4])
+def test_the_weight_is_a_number_where_nothing_is_left_of_the_other_classes(loss, gap):
+    logits = torch.tensor([[gap, 0.0, 0.0], [0.0, gap, 0.0]])
+    log_p = logits.log_softmax(1).requires_grad_()
+    target = torch.tensor([0, 0])
+    (by_log_p,) = torch.autograd.grad(loss.of_log_probabilities(log_p, target).sum(), log_p)
+    assert weights(loss, log_p.detach(), by_log_p, target).isfinite().all()
+
+
+@pytest.mark.parametrize("loss", ALL, ids=str)
 def test_the_weight_is_the_gradient_of_the_true_logit_over_what_is_left(loss):
     logits, target = samples(scale=2.0)
     log_p = logits.log_softmax(1).requires_grad_()

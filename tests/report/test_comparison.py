@@ -122,6 +122,29 @@ def test_the_page_has_one_chart_of_all_settings_and_a_point_for_each_run(spectru
     assert points[4][:2] == ("2", "mark-0 hollow")
 
 
+def test_a_weight_without_bound_does_not_push_the_others_together(spectrum):
+    a_run(spectrum, "anl", weight=6e4)
+    a_run(spectrum, "zz", weight=-1e149)
+    escape, _ = scatters(read(spectrum), threshold=0.6)
+    at = dict(reversed(tick) for tick in escape.x_ticks)
+    assert list(at) == ["-10", "-1", "-0.1", "-0.01", "0", "0.01", "0.1", "1", "10", "100"]
+    places = {point.text.split(",")[0]: point.x for point in escape.points}
+    assert (places["loss=zz"], places["loss=anl"]) == (0, 1)
+    assert places["loss=ce"] == pytest.approx(at["1"])
+    assert min(right - left for left, right in zip(list(at.values()), list(at.values())[1:], strict=False)) > 0.05
+
+
+def test_noise_of_rate_0_has_nothing_that_is_memorised(tmp_path):
+    folder = a_run(tmp_path, "ce", wrong=[(0.1, 0.1), (0.2, 0.7), (0.6, 0.3)])
+    table = pd.read_csv(folder / "memorisation.csv")
+    table.loc[table["labels"] == "wrong", table.columns[4:]] = [0, *[float("nan")] * 6]
+    table.to_csv(folder / "memorisation.csv", index=False, na_rep="nan")
+    found = read(tmp_path)
+    assert not found[0].has_wrong_labels
+    assert "wrong labels" not in answer(found, 0.6)[0][1]
+    assert "memorised" not in report.summarize(find_runs([tmp_path])[0])
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_one_setting_has_nothing_beside_it(tmp_path):
     a_run(tmp_path, "ce", weight=1)

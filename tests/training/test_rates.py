@@ -18,6 +18,7 @@ from tests.conftest import tiny_config, tiny_run
 def test_factors_are_those_of_the_formulas():
     assert {constant()(epoch) for epoch in (0.01, 1, 100)} == {1.0}
     assert [step(10, 0.1)(epoch) for epoch in (0.01, 10, 10.01, 20, 25)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+    assert step(1e7)(1e-3) == step(1e7, 0.0)(1e-3) == 1  # far before the first
     assert [cosine(20)(epoch) for epoch in (1e-9, 5, 10, 20, 30)] == pytest.approx([1, (1 + 0.5**0.5) / 2, 0.5, 0, 0])
     assert [cosine(20, 0.2)(epoch) for epoch in (1e-9, 10, 40)] == pytest.approx([1, 0.6, 0.2])
     assert [warmup(2)(epoch) for epoch in (0.1, 1, 2, 3)] == pytest.approx([0.05, 0.5, 1, 1])
