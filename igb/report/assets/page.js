@@ -336,7 +336,8 @@
       if (names().length > 20) legend.classList.add("many");
       const swatch = element("i", made, undefined, "swatch");
       swatch.style.background = `var(${colour}-${k})`;
-      if (kind === "settings" && settingDash(k)) swatch.style.background = `repeating-linear-gradient(90deg, var(${colour}-${k}) 0 ${settingDash(k)[0] / 2}px, transparent 0 ${(settingDash(k)[0] + 3) / 2}px)`;
+      const dashes = kind === "settings" ? settingDash(k) : kind === "labels" ? data.label_lines[k].dash : [];
+      if (dashes?.length) swatch.style.background = `repeating-linear-gradient(90deg, var(${colour}-${k}) 0 ${dashes[0] / 2}px, transparent 0 ${(dashes[0] + 3) / 2}px)`;
       made.append(name);
       made.addEventListener("click", () => toggle(kind, k));
       if (kind === "settings")
