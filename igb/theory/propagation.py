@@ -1,0 +1,125 @@
+"""How variance and correlation pass through the layers of a wide random network."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from igb import _checks
+from igb.theory.activations import Activation, Array, Function, activation_of
+
+NORMS = ("none", "batch_before", "batch_after", "layer_before", "layer_after")
+
+
+@dataclass(frozen=True)
+class Propagation:
+    """The outputs of the weight layers of a network before their activation, from the first to the logits, [depth].
+
+    For fixed weights an output is normal over the data, with variance `within` about a mean that has variance `between`
+    over the weights.
+    """
+
+    within: Array
+    between: Array
+    chi: Array
+
+    @property
+    def variance(self) -> Array:
+        """The mean-field variance, q = V + T."""
+        return self.within + self.between
+
+    @property
+    def correlation(self) -> Array:
+        """That of the outputs for two inputs, c = T / q; NaN where there is no finite variance."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return self.between / self.variance
+
+    @property
+    def drift_ratio(self) -> Array:
+        """The drift ratio, gamma = T / V = c / (1 - c)."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return self.between / self.within
+
+
+def propagate(
+    activation: str | Activation | Function,
+    weight_variance: float,
+    bias_variance: float,
+    depth: int,
+    correlation: float = 0.0,
+    variance: float = 1.0,
+    norm: str = "none",
+    residual: bool = False,
+) -> Propagation:
+    """The mean field of a network of `depth` weight layers, in the limit of infinite width.
+
+    With weights N(0, sigma_w^2 / fan_in), biases N(0, sigma_b^2) and y = sqrt(T) u + sqrt(V) v, a layer gives
+
+        V' = sigma_w^2 E_u Var_v phi(y),    T' = sigma_w^2 E_u (E_v phi(y))^2 + sigma_b^2,
+
+    the recursion of B. Poole et al., arXiv 1606.05340, in the variables of A. Bassi et al., arXiv 2505.12096. `chi` is
+    sigma_w^2 E phi'(sqrt(q) z)^2 at the layer's own variance (S. Schoenholz et al., arXiv 1611.01232): by how much the
+    next layer grows a gradient, or a small difference between two inputs.
+
+    Args:
+        activation: relu, leaky_relu (slope 0.01), tanh, erf, gelu, silu, linear, an `Activation`, or a smooth function
+            of arrays.
+        weight_variance: sigma_w^2.
+        bias_variance: sigma_b^2.
+        depth: weight layers, the last of which gives the logits.
+        correlation: of two inputs, in [0, 1].
+        variance: of each component of the inputs.
+        norm: before or after the activation, `batch` over the data in each neuron, or `layer` over the neurons for each
+            input. Batch norm takes away what inputs have in common: before the activation (V, T) becomes (1, 0). With
+            untouched running statistics it is the identity, `none`.
+        residual: whether every hidden layer but the first adds its input, z' = z + W phi(norm(z)) + b; chi is then
+            larger by 1.
+
+    Raises InputError for a value out of range.
+    """
+    phi = activation_of(activation)
+    _checks.number("weight_variance", weight_variance, at_least=0)
+    _checks.number("bias_variance", bias_variance, at_least=0)
+    _checks.integer("depth", depth, at_least=1)
+    _checks.number("correlation", correlation, at_least=0, at_most=1)
+    _checks.number("variance", variance, at_least=0)
+    _checks.choice("norm", norm, NORMS)
+    _checks.boolean("residual", residual)
+    found = np.full((3, depth), math.nan)  # V, T, chi
+    v, t = weight_variance * variance * (1 - correlation), weight_variance * variance * correlation + bias_variance
+    for layer in range(depth):
+        found[:, layer] = v, t, math.nan
+        if not math.isfinite(v + t):
+            found[:2, layer:] = math.inf
+            break
+        activated_v, activated_t, slope = _activated(phi, v, t, norm)
+        skip = 1.0 if residual and layer < depth - 2 else 0.0  # into the next layer, unless that gives the logits
+        found[2, layer] = weight_variance * slope + skip
+        v, t = (skip * v + weight_variance * activated_v, skip * t + weight_variance * activated_t + bias_variance)
+    return Propagation(*found)
+
+
+def _activated(phi: Activation, v: float, t: float, norm: str) -> tuple[float, float, float]:
+    """V and T of what the next layer's weights see, and E (d phi / d z)^2, by which a small difference reaches them."""
+    q = v + t
+    if norm in ("batch_before", "layer_before"):
+        scale, seen = (v, (1.0, 0.0)) if norm == "batch_before" else (q, (v / q, t / q) if q else (0.0, 0.0))
+        if scale == 0:
+            return math.nan, math.nan, math.nan
+        return *_split(phi, *seen), phi.slope(np.array([1.0])).item() / scale
+    new_v, new_t = _split(phi, v, t)
+    slope = phi.slope(np.array([q])).item()
+    if norm == "batch_after":
+        return (1.0, 0.0, slope / new_v) if new_v else (math.nan, math.nan, math.nan)
+    if norm == "layer_after":
+        mean = phi.mean(np.array([q])).item()
+        spread = new_v + new_t - mean**2
+        if not spread > 0:
+            return math.nan, math.nan, math.nan
+        return new_v / spread, max(new_t - mean**2, 0.0) / spread, slope / spread
+    return new_v, new_t, slope
+
+
+def _split(phi: Activation, v: float, t: float) -> tuple[float, float]:
+    within, between = phi.split(np.array([v]), np.array([t]))
+    return within.item(), between.item()
