@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 from igb._environment import drop_malformed_variables
 
 if TYPE_CHECKING:
-    from igb import experiment, losses
+    from igb import experiment, losses, theory
 
     __version__: str
     from igb.report import load_matrices, load_runs
     from igb.statistics import ClassStatistics, measure
+    from igb.tracing import Trace, drift_ratio, trace
     from igb.training.load import load_network
 
 __all__ = [
-    "ClassStatistics", "__version__", "experiment", "load_matrices", "load_network", "load_runs", "losses", "measure",
+    "ClassStatistics", "Trace", "__version__", "drift_ratio", "experiment", "load_matrices", "load_network",
+    "load_runs", "losses", "measure", "theory", "trace",
 ]  # fmt: skip
 
 _MODULES = {
@@ -26,12 +28,15 @@ _MODULES = {
     "load_network": "igb.training.load",
     "load_runs": "igb.report",
     "measure": "igb.statistics",
+    "Trace": "igb.tracing",
+    "drift_ratio": "igb.tracing",
+    "trace": "igb.tracing",
 }
 
 
 def __getattr__(name: str) -> Any:
     drop_malformed_variables()  # libraries read them when they are imported
-    if name in ("experiment", "losses"):
+    if name in ("experiment", "losses", "theory"):
         return importlib.import_module(f"igb.{name}")
     if name == "__version__":
         return importlib.import_module("importlib.metadata").version("igb")

@@ -1,7 +1,7 @@
 """Style, colours and bar charts that igb's figures share; the only plotting library is matplotlib."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -9,6 +9,11 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from igb.theory import Propagation
 
 Array = npt.NDArray[np.float64]
 
@@ -41,6 +46,25 @@ def initial(names: Sequence[str], own: Array, over_all: Array) -> Figure:
         bars(axes, names, own, over_all)
         axes.set_ylabel("mean probability")
         bar_legend(figure)
+    return figure
+
+
+def trace(table: "pd.DataFrame", theory: "Propagation | None") -> Figure:
+    """Variance, correlation and drift ratio of a `Trace` against depth, and the lines of a theory."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 2.5), layout="constrained")
+        for axes, name in zip(figure.subplots(1, 3), ("variance", "correlation", "drift_ratio"), strict=True):
+            axes.plot(table["depth"], table[name], "o-", color=COLOURS[0], markersize=3, linewidth=1, label="measured")
+            if theory is not None:
+                values = getattr(theory, name)
+                axes.plot(np.arange(len(values)) + 1, values, "--", color=COLOURS[6], linewidth=1, label="theory")
+            axes.set(xlabel="layer", title=name.replace("_", " "))
+            if name == "correlation":
+                axes.set_ylim(-0.02, 1.02)
+            else:
+                axes.set_yscale("log")
+        if theory is not None:
+            axes.legend(frameon=False)
     return figure
 
 

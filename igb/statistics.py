@@ -42,6 +42,9 @@ class ClassStatistics:
         tied_fraction: share of samples whose largest logit is that of several classes; each of m counts as predicted
             by 1/m.
         weight: mean of what the loss lets through, w = -(dloss / dz_y) / (1 - p_y); 1 for cross-entropy.
+        drift_ratio: C / (C - 1) (mean z_k)^2 / V, with z_k the logit of class k less the mean of all logits of its
+            sample, and V = 1 / (C - 1) sum_k Var z_k over all samples. Its mean over the classes is the drift ratio of
+            the logits (arXiv 2505.12096), as this network has it; `igb.drift_ratio` averages over draws of its head.
     """
 
     count: Tensor
@@ -52,6 +55,7 @@ class ClassStatistics:
     active_fraction: Tensor
     tied_fraction: Tensor
     weight: Tensor
+    drift_ratio: Tensor
 
     @property
     def probability(self) -> Tensor:
@@ -99,13 +103,15 @@ class ClassStatistics:
 class ClassSums:
     """The float64 sums behind ClassStatistics; they add up over chunks and over processes.
 
-    They are one tensor `total` [C, V + 2C] on the device: the V vectors, then the two matrices.
+    They are one tensor `total` [C, V + 2C + 2] on the device: the V vectors and the two matrices, by the class that
+    samples have, and of each logit, less the mean of its sample's, the sum and the sum of squares.
     """
 
     VECTORS = ("count", "loss", "gradient_norm", "active_fraction", "tied_fraction", "weight")
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
-        self.total = torch.zeros(num_classes, len(self.VECTORS) + 2 * num_classes, dtype=torch.float64, device=device)
+        columns = len(self.VECTORS) + 2 * num_classes + 2
+        self.total = torch.zeros(num_classes, columns, dtype=torch.float64, device=device)
         self._memory = self.total.new_empty(2, 0, num_classes)
 
     def update(self, logits: Tensor, labels: Tensor, loss: nn.Module) -> None:
@@ -128,6 +134,9 @@ class ClassSums:
         logits, losses = logits.detach(), losses.detach()
         wide, probability = self._buffers(len(labels))
         torch.softmax(wide.copy_(logits), dim=1, out=probability)
+        *parts, of_logits = self._parts()
+        wide.sub_(wide.mean(dim=1, keepdim=True))
+        of_logits.add_(torch.stack((wide.sum(dim=0), wide.square_().sum(dim=0)), dim=1))
         if weight is None:
             of_true = labels[:, None]
             rest = probability.scatter(1, of_true, 0.0).sum(dim=1)
@@ -141,12 +150,12 @@ class ClassSums:
         active = ((gradient.amax(dim=1) > 0) | (gradient.amin(dim=1) < 0)) + 0 * norm
         tied = (ties[:, 0] > 1) + broken
         vectors = (torch.ones_like(norm), losses.double(), norm, active, tied, weight + broken)
-        for total, samples in zip(self._parts(), (torch.stack(vectors, dim=1), probability, prediction), strict=True):
+        for total, samples in zip(parts, (torch.stack(vectors, dim=1), probability, prediction), strict=True):
             total.index_add_(0, labels, samples)
 
     def _parts(self) -> tuple[Tensor, ...]:
-        """The vectors and the two matrices, as views."""
-        return self.total.split((len(self.VECTORS), len(self.total), len(self.total)), dim=1)
+        """The vectors, the two matrices, and the sums of logits, as views."""
+        return self.total.split((len(self.VECTORS), len(self.total), len(self.total), 2), dim=1)
 
     def _buffers(self, count: int) -> Iterable[Tensor]:
         """Two tensors [count, C] that are used again: memory fresh from the system takes longer than the arithmetic."""
@@ -162,10 +171,13 @@ class ClassSums:
     def means(total: Tensor) -> ClassStatistics:
         """The means of sums that are laid out as `total`, which come from their device once."""
         total, names, classes = total.cpu(), ClassSums.VECTORS, len(total)
-        means = total / total[:, :1]
+        of_samples, of_logits = total.split((len(names) + 2 * classes, 2), dim=1)
+        means = of_samples / of_samples[:, :1]
         vectors, probability, prediction = means.split((len(names), classes, classes), dim=1)
         named = dict(zip(names[1:], vectors.unbind(1)[1:], strict=True))
-        return ClassStatistics(total[:, 0].clone(), probability, prediction, **named)
+        logit, square = (of_logits / total[:, 0].sum()).unbind(1)
+        drift_ratio = classes * logit.square() / (square - logit.square()).sum()
+        return ClassStatistics(total[:, 0].clone(), probability, prediction, **named, drift_ratio=drift_ratio)
 
 
 def measure(
@@ -204,7 +216,7 @@ def measure(
     if labels is not None:
         if not isinstance(images, Tensor | np.ndarray | list | tuple):
             raise InputError("pass labels only with a tensor, array or list of images; a DataLoader supplies its own")
-        images, labels = _tensor("images", images), _tensor("labels", labels)
+        images, labels = tensor_of("images", images), tensor_of("labels", labels)
         _check_labels(images, labels, batch_norm)
         elsewhere = images.device
         chunks = _shards(_batches.split(images, chunk), _batches.split(labels, chunk), distributed)
@@ -221,15 +233,13 @@ def measure(
         if batch_norm == "batch":
             raise InputError("batch_norm=batch needs a network that is a torch.nn.Module; it is a plain function")
         module = nn.Module()
-    tensors = [*module.parameters(), *module.buffers()]
-    device = next((tensor.device for tensor in tensors), elsewhere)
-    dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
+    device, dtype = place_of(module, elsewhere)
     sums: ClassSums | None = None
     with undisturbed(module, device, batch_norm):
         for batch, batch_labels, counted in chunks:
             batch = _outside_inference_mode(batch.to(device))
             given, own = (transform(batch), None) if transform else (batch, dtype)
-            logits = _logits(_called(network, given, own), len(batch))
+            logits = _logits(called(network, given, own), len(batch))
             if device.type == "mps":  # which has no float64
                 logits = logits.cpu()
             if sums is None:
@@ -263,7 +273,14 @@ def _logits(output: Any, count: int) -> Tensor:
     return logits
 
 
-def _called(network: Callable[[Any], Any], batch: Tensor, dtype: torch.dtype | None) -> Any:
+def place_of(module: nn.Module, elsewhere: torch.device) -> tuple[torch.device, torch.dtype | None]:
+    """The device of a network, or `elsewhere` if it has none, and its floating-point precision, if it has one."""
+    tensors = [*module.parameters(), *module.buffers()]
+    dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
+    return next((tensor.device for tensor in tensors), elsewhere), dtype
+
+
+def called(network: Callable[[Any], Any], batch: Tensor, dtype: torch.dtype | None) -> Any:
     """What the network returns for a copy of the images in its own precision; InputError if it fails on them."""
     own = dtype if dtype and (batch.is_floating_point() or batch.dtype == torch.uint8) else batch.dtype
     try:
@@ -275,7 +292,7 @@ def _called(network: Callable[[Any], Any], batch: Tensor, dtype: torch.dtype | N
         raise InputError(f"the network failed on {what}: {one_line(error)}") from error
 
 
-def _tensor(name: str, values: Any) -> Tensor:
+def tensor_of(name: str, values: Any) -> Tensor:
     """A tensor, an array or a list as a tensor; InputError if it is none of them."""
     if isinstance(values, Tensor):
         return values
@@ -316,7 +333,7 @@ def _checked(batches: Iterable[Sequence[Tensor]], batch_norm: str) -> Iterator[t
     for batch in batches:
         if not isinstance(batch, Sequence) or len(batch) != 2:
             raise InputError("a batch must be images and labels, two tensors")
-        images, labels = _tensor("images", batch[0]), _tensor("labels", batch[1])
+        images, labels = tensor_of("images", batch[0]), tensor_of("labels", batch[1])
         _check_labels(images, labels, batch_norm)
         yield images, labels, True
 

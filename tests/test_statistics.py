@@ -472,3 +472,32 @@ def test_the_weight_is_what_a_loss_lets_through_also_of_certain_samples():
         assert weight[0].item() == pytest.approx(expected, rel=1e-6)
     broken = measure(lambda images: logits * torch.nan, torch.zeros(3, 1), labels).weight
     assert broken[0].isnan()
+
+
+def test_the_drift_ratio_is_the_variance_of_mean_logits_over_that_of_logits():
+    """Whatever is added to all logits of an image, and in chunks as at once."""
+    torch.manual_seed(0)
+    logits = torch.randn(300, 10, dtype=torch.float64) + 2 * torch.randn(10) + 100 * torch.randn(300, 1)
+    labels = torch.arange(300) % 10
+    centred = logits - logits.mean(1, keepdim=True)
+    within = centred.var(0, correction=0).sum() / 9
+    found = measure(Fixed(), logits, labels).drift_ratio
+    torch.testing.assert_close(found.mean(), centred.mean(0).square().sum() / 9 / within)
+    torch.testing.assert_close(found, centred.mean(0).square() * 10 / 9 / within)
+    torch.testing.assert_close(measure(Fixed(), logits, labels, chunk=7).drift_ratio, found)
+
+
+def test_the_drift_ratio_is_that_of_its_theory_over_networks():
+    torch.manual_seed(0)
+    images, labels = torch.randn(400, 300), torch.arange(400) % 10
+    found = []
+    for _ in range(40):
+        hidden = torch.relu(images @ (torch.randn(300, 300) * (2 / 300) ** 0.5))
+        found.append(measure(Fixed(), hidden @ torch.randn(300, 10), labels).drift_ratio.mean())
+    expected = igb.theory.propagate("relu", 2.0, 0.0, 2).drift_ratio[-1]
+    assert torch.stack(found).mean().item() == pytest.approx(expected, rel=0.2)
+
+
+@pytest.mark.filterwarnings("error")
+def test_equal_outputs_have_no_drift_ratio():
+    assert measure(Fixed(), torch.zeros(4, 3), torch.arange(4) % 3).drift_ratio.isnan().all()

@@ -34,9 +34,11 @@ METRICS = {
     "split": "the images that are measured: `test`",
     "tied_fraction": "share of the images of class k whose largest logit several classes have",
     "weight": "mean over the images of class k of what the loss lets through, -(dloss/dz_k) / (1 - p_k)",
+    "drift_ratio": "how far the mean of logit k is from that of all, C / (C - 1) (mean z_k)^2 / V; the mean over the "
+    "classes is the drift ratio of the logits",
 }
 INTEGER_COLUMNS, TEXT_COLUMNS = ("step", "class", "count"), ("batch_norm", "class_name", "split")
-OLD_FILE_DEFAULTS = {"split": "test", "tied_fraction": math.nan, "weight": math.nan}
+OLD_FILE_DEFAULTS = {"split": "test", "tied_fraction": math.nan, "weight": math.nan, "drift_ratio": math.nan}
 # Those that TensorBoard draws for each class.
 QUANTITIES = (
     "probability", "accuracy", "mean_probability", "guess_fraction", "loss", "gradient_norm", "active_fraction",

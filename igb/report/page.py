@@ -40,6 +40,7 @@ EXPLORED = {
     "active_fraction": "active fraction: share of images with a gradient",
     "gradient_share": "share of the class in the gradient norm",
     "weight": "weight: what the loss lets through of the gradient of cross-entropy",
+    "drift_ratio": "drift ratio: how far the class's mean logit is from that of all, in variances of logits",
 }
 
 

@@ -17,7 +17,7 @@ from igb.report.runs import OVERALL, Run, described, differing, setting
 ALIGNMENTS = ("class", "favoured")
 CONFIDENCE = 0.95
 FEWEST = 5  # runs that an interval over seeds needs
-UNBOUNDED = ("loss", "gradient_norm", "weight")  # the other quantities are between 0 and 1
+UNBOUNDED = ("loss", "gradient_norm", "weight", "drift_ratio")  # the other quantities are between 0 and 1
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,8 @@ COLUMN_HELP = {
     "dominance_end": "The same at the last probe.",
     "weight_start": "Mean weight, at initialisation, of the loss of the first step (cross-entropy in a warm-up): what "
     "it lets through of the gradient of cross-entropy. Over seeds, the mean.",
+    "drift_ratio_start": "Variance of the classes' mean logits over that of logits over images, at initialisation. "
+    "Over seeds, the mean.",
     "escape_step": "First probe from which dominance stays under {threshold:g} to the end of the run; "
     ">N if it had not come by step N. Over seeds, the median.",
     "escaped": "Runs that have escaped.",
@@ -75,7 +77,9 @@ OVER_SEEDS = ("dominance_end", "mean_accuracy", "worst_accuracy", *OF_LABELS)  #
 # Types of the numeric columns. Not here: event times, which may be censored, and swept keys, which may be anything.
 NUMBERS: dict[str, Any] = {
     **dict.fromkeys(("n", "steps", "escaped"), int),
-    **dict.fromkeys(("dominance_start", "dominance_epoch_1", "dominance_end", "weight_start"), float),
+    **dict.fromkeys(
+        ("dominance_start", "dominance_epoch_1", "dominance_end", "weight_start", "drift_ratio_start"), float
+    ),
     **dict.fromkeys(("mean_accuracy", "worst_accuracy", *OF_LABELS), float),
     **dict.fromkeys((f"{name}_{bound}" for name in OVER_SEEDS for bound in ("low", "high")), float),
 }
@@ -124,7 +128,7 @@ def summarize_settings(runs: Sequence[Run], threshold: float = THRESHOLD) -> pd.
             row |= {"escaped": sum(not isinstance(event_time, Censored) for event_time in escapes)}
             row |= {"escape_step": median(escapes)}
             row |= {"half_life": median([event_time for event_time in group["half_life"] if event_time is not None])}
-            row |= {"weight_start": group["weight_start"].mean()}
+            row |= {name: group[name].mean() for name in ("weight_start", "drift_ratio_start")}
             for name in filter(group.__contains__, OVER_SEEDS):
                 values = group[name].to_numpy(dtype=float)
                 counted = np.ones((len(values), 1), dtype=bool)
@@ -159,6 +163,7 @@ def _row(run: Run, mode: str, threshold: float) -> dict[str, object]:
         "dominance_epoch_1": dominance.get(run.steps_per_epoch, math.nan),
         "dominance_end": dominance.iloc[-1],
         "weight_start": weight_start(run, mode),
+        "drift_ratio_start": run.table("drift_ratio", mode).iloc[0].mean(skipna=False),
         "dominant_class": None if last is None else run.class_names[last],
         "escape_step": escape_step(guesses, threshold),
         "half_life": None if order is None else half_life(probability, order[0]),

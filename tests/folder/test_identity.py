@@ -70,7 +70,7 @@ def test_a_run_of_an_older_schema_resumes_to_the_end_of_an_undisturbed_one(old, 
     assert set(found["split"]) == {"test"}
     assert found["step"].max() == 10
     assert found["weight"].isna().all()
-    newer = ["tied_fraction", "weight"]
+    newer = ["tied_fraction", "weight", "drift_ratio"]
     pd.testing.assert_frame_equal(found.drop(columns=newer), expected.drop(columns=newer), rtol=1e-3)
     losses = [pd.read_csv(folder / "train.csv")["loss"] for folder in (old, tmp_path / "new")]
     np.testing.assert_allclose(*losses, rtol=1e-4)

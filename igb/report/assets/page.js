@@ -187,7 +187,7 @@
         columns.push(seed[k]);
       });
     const positive = logarithmic ? columns.map((column, at) => (at ? column.map((value) => (value > 0 ? value : null)) : column)) : columns;
-    const fraction = !logarithmic && !["loss", "gradient_norm", "weight"].includes(quantity);
+    const fraction = !logarithmic && !["loss", "gradient_norm", "weight", "drift_ratio"].includes(quantity);
     const where = (idx) => {
       const { steps, steps_per_epoch } = panel.of === undefined ? panel : data.panels[panel.of];
       const step = steps[idx];
