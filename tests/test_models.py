@@ -105,7 +105,7 @@ def test_options_out_of_range_are_refused(make, message):
 
 
 @pytest.mark.parametrize("model", ["mlp", "cnn", "vit", "mixer", "convnext", "resnetv2_50"])
-@pytest.mark.parametrize("init", ["own", "he"])
+@pytest.mark.parametrize("init", ["own", pytest.param("he", marks=pytest.mark.slow)])
 def test_every_network_runs_and_is_loaded(tmp_path, model, init):
     """Its step and probe, in colour; where it has no batch norm both modes are one."""
     options = (
@@ -126,7 +126,12 @@ def test_every_network_runs_and_is_loaded(tmp_path, model, init):
 @pytest.mark.parametrize(
     "options",
     [
-        *([f"model={file.stem}"] for file in sorted((config_folder() / "model").glob("*.yaml")) if file.stem != "timm"),
+        *(
+            pytest.param([f"model={file.stem}"], marks=pytest.mark.slow)
+            for file in sorted((config_folder() / "model").glob("*.yaml"))
+            if file.stem not in ("timm", "resnet18")
+        ),
+        ["model=resnet18"],
         ["model=resnet18", "model.norm=group"], ["model=resnet18", "model.norm=none"],
         ["model=resnet18", "model.stem=cifar"], ["model=cnn", "model.pool=avg"],
         ["model=mlp", "model.norm=batch_before", "model.residual=true"],

@@ -44,7 +44,7 @@ def value_of(folder, name):
 
 
 @pytest.mark.parametrize("launcher", ["basic", pytest.param("local", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["dominance", "accuracy"])
+@pytest.mark.parametrize("name", ["dominance", pytest.param("accuracy", marks=pytest.mark.slow)])
 def test_another_sweeper_gets_the_number_of_each_run(search, tmp_path, name, launcher):
     returned = search(f"objective={name}", f"hydra/launcher={launcher}")
     folders = sorted(path.parent for path in tmp_path.glob("multirun/*/*/*/run.json"))

@@ -186,6 +186,7 @@ def command(folder, *options):
     return ended.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_no_logger_is_imported_unless_chosen(tmp_path):
     assert command(tmp_path / "run", "trainer.max_steps=1") == "['pytorch_lightning']"
 

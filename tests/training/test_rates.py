@@ -111,7 +111,10 @@ def test_a_larger_gradient_is_scaled_to_the_norm():
 @pytest.mark.parametrize(
     "options",
     [
-        ["optimizer=adam", "schedule=cosine", "schedule.epochs=2", "trainer.gradient_clip=0.5"],
+        pytest.param(
+            ["optimizer=adam", "schedule=cosine", "schedule.epochs=2", "trainer.gradient_clip=0.5"],
+            marks=pytest.mark.slow,
+        ),
         ["optimizer=adamw", "schedule=warmup", "loss.ramp_epochs=1", "loss=pz"],
         ["schedule=step", "schedule.epochs=1", "init.calibrate=true", "init.center=true", "loss=gce"],
     ],
