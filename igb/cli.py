@@ -1,4 +1,4 @@
-"""The commands `igb` and `igb-report`; torch and pandas are imported when they are needed, so that help is quick."""
+"""The commands `igb`, `igb-report` and `igb-theory`; torch and pandas are imported when they are needed."""
 
 import argparse
 import errno
@@ -78,6 +78,42 @@ def report() -> None:
         report.write(arguments.pop("folders"), arguments.pop("output"), **arguments)
     except InputError as error:
         sys.exit(f"igb-report: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def theory() -> None:
+    """Run `igb-theory`."""
+    parser = argparse.ArgumentParser(
+        prog="igb-theory",
+        description="What the mean field says of wide random networks: a table of their logits, or phase diagrams.",
+    )
+    parser.add_argument("--version", action="version", version=f"igb {igb.__version__}")
+    parser.add_argument(
+        "activations", nargs="+", metavar="ACTIVATION", help="relu, leaky_relu, tanh, erf, gelu, silu, linear"
+    )
+    parser.add_argument(
+        "--weight-variance", metavar="A,B", help="sigma_w^2 (default: 2; of a diagram 100 from 0.04 to 4)"
+    )
+    parser.add_argument("--bias-variance", metavar="A,B", help="sigma_b^2 (default: 0; of a diagram 101 from 0 to 1)")
+    parser.add_argument("--depth", default="10", metavar="A,B", help="layers with weights (default: 10)")
+    parser.add_argument("--classes", type=int, default=10, help="for the dominance (default: 10)")
+    parser.add_argument("--correlation", type=float, default=0.0, help="of two inputs (default: 0)")
+    parser.add_argument("--norm", default="none", help="none, batch_before, batch_after, layer_before, layer_after")
+    parser.add_argument("--residual", action="store_true", help="every hidden layer but the first adds its input")
+    parser.add_argument("--phase-diagram", action="store_true", help="write phase_diagram.csv, .png and .pdf")
+    parser.add_argument(
+        "--output", type=Path, help="a folder to write to (default of diagrams: theory); the table as theory.csv"
+    )
+    arguments = parser.parse_args()
+    _set_up_process()
+
+    from igb.theory import tables
+
+    try:
+        tables.command(**vars(arguments))
+    except InputError as error:
+        sys.exit(f"igb-theory: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
 

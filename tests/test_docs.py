@@ -30,7 +30,10 @@ def test_a_command_runs(page, line, command, tmp_path, image_folder, undrawn):
     if any(item.startswith("trainer.devices=") for item in arguments) and not on_slurm:
         return  # test_devices.py runs it, as a process can be one device only
     write_files(page, tmp_path)
-    if program == "igb-report":
+    if program == "igb-theory":
+        few = ["--weight-variance", "1,2", "--bias-variance", "0.1"] if "--phase-diagram" in arguments else []
+        arguments += few
+    elif program == "igb-report":
         tiny_run(tmp_path / arguments[0] / "a", "trainer.max_steps=2")
     else:
         assert program == "igb"
@@ -73,14 +76,29 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_python_of_the_page_on_any_network_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for _, text in blocks(ROOT / "docs" / "measure.md", "python"):
-        assert len([line for line in text.splitlines() if line.strip()]) <= 10
-        names = {}
-        exec(text, names)
-        for name, stats in names["measured"].items():
-            assert (tmp_path / f"{name}.png").exists()
-            assert stats.probability.shape == (10,)
-            assert 0.1 <= stats.dominance <= 1
+    (_, first), (_, second) = blocks(ROOT / "docs" / "measure.md", "python")
+    for text in (first, second):
+        assert len([line for line in text.splitlines() if line.strip()]) <= 11
+    names = {}
+    exec(first, names)
+    for name, stats in names["measured"].items():
+        assert (tmp_path / f"{name}.png").exists()
+        assert stats.probability.shape == (10,)
+        assert 0.1 <= stats.dominance <= 1
+    exec(second, names)
+    assert (tmp_path / "trace-batch.png").exists()
+    assert names["ratio"] > 0
+
+
+def test_the_python_of_the_page_on_the_theory_runs():
+    ((_, text),) = blocks(ROOT / "docs" / "theory.md", "python")
+    lines = [line.partition("  #")[0] for line in text.strip().splitlines()]
+    names = {}
+    exec("\n".join(line for line in lines if line.startswith(("import", "logits"))), names)
+    dominance, phase, edges = (eval(line, names) for line in lines if line.startswith("igb."))
+    assert 0.5 < dominance < 1
+    assert phase == "prejudiced"
+    assert edges[0] < 2.0 < edges[1]
 
 
 def test_the_python_of_the_page_on_losses_runs():

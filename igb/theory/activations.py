@@ -130,7 +130,10 @@ class Activation:
             variances = ((values - means[..., None]) ** 2 * weights).sum(axis=-1)
             found.append([(variances * outer_weights).sum(axis=1), (means**2 * outer_weights).sum(axis=1)])
         sums = np.concatenate(found, axis=1)
-        return sums, ROUNDING * np.sqrt(sums * sums.sum(axis=0))  # of a variance that is small beside the mean
+        whole = sums.sum(axis=0)
+        return sums, ROUNDING * np.sqrt(
+            sums * whole
+        ) + ROUNDING**2 * whole  # of squares of what is small beside the rest
 
     def _places(self, variance: Array) -> Array:
         """Where Gauss-Legendre nodes stop and start again; none where the trapezoidal rule is used."""

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -72,8 +73,9 @@ def propagate(
         norm: before or after the activation, `batch` over the data in each neuron, or `layer` over the neurons for each
             input. Batch norm takes away what inputs have in common: before the activation (V, T) becomes (1, 0). With
             untouched running statistics it is the identity, `none`.
-        residual: whether every hidden layer but the first adds its input, z' = z + W phi(norm(z)) + b; chi is then
-            larger by 1.
+        residual: whether every hidden layer but the first adds what it gets to what it gives, as `igb.models.MLP` does:
+            h' = h + phi(W h + b), with its norm. T then gains twice the product of the means of both, and chi is larger
+            by 1.
 
     Raises InputError for a value out of range.
     """
@@ -86,38 +88,52 @@ def propagate(
     _checks.choice("norm", norm, NORMS)
     _checks.boolean("residual", residual)
     found = np.full((3, depth), math.nan)  # V, T, chi
-    v, t = weight_variance * variance * (1 - correlation), weight_variance * variance * correlation + bias_variance
+    seen_v, seen_t, seen_mean = variance * (1 - correlation), variance * correlation, 0.0  # by the weights
     for layer in range(depth):
-        found[:, layer] = v, t, math.nan
+        v, t = weight_variance * seen_v, weight_variance * seen_t + bias_variance
+        found[:2, layer] = v, t
         if not math.isfinite(v + t):
             found[:2, layer:] = math.inf
             break
-        activated_v, activated_t, slope = _activated(phi, v, t, norm)
-        skip = 1.0 if residual and layer < depth - 2 else 0.0  # into the next layer, unless that gives the logits
-        found[2, layer] = weight_variance * slope + skip
-        v, t = (skip * v + weight_variance * activated_v, skip * t + weight_variance * activated_t + bias_variance)
+        seen = _activated(phi, v, t, norm)
+        found[2, layer] = weight_variance * seen.slope
+        if residual and layer > 0:
+            found[2, layer] += 1
+            seen_t += seen.between + 2 * seen_mean * seen.mean
+            seen_v, seen_mean = seen_v + seen.within, seen_mean + seen.mean
+        else:
+            seen_v, seen_t, seen_mean = seen.within, seen.between, seen.mean
     return Propagation(*found)
 
 
-def _activated(phi: Activation, v: float, t: float, norm: str) -> tuple[float, float, float]:
-    """V and T of what the next layer's weights see, and E (d phi / d z)^2, by which a small difference reaches them."""
+class _Activated(NamedTuple):
+    """An activation and its norm: V, T and mean of what it gives, and E (d phi / d z)^2, of a small difference."""
+
+    within: float
+    between: float
+    mean: float
+    slope: float
+
+
+def _activated(phi: Activation, v: float, t: float, norm: str) -> _Activated:
     q = v + t
     if norm in ("batch_before", "layer_before"):
         scale, seen = (v, (1.0, 0.0)) if norm == "batch_before" else (q, (v / q, t / q) if q else (0.0, 0.0))
         if scale == 0:
-            return math.nan, math.nan, math.nan
-        return *_split(phi, *seen), phi.slope(np.array([1.0])).item() / scale
-    new_v, new_t = _split(phi, v, t)
-    slope = phi.slope(np.array([q])).item()
+            return _Activated(*[math.nan] * 4)
+        one = np.array([1.0])
+        return _Activated(*_split(phi, *seen), phi.mean(one).item(), phi.slope(one).item() / scale)
+    within, between = _split(phi, v, t)
+    at = np.array([q])
+    mean, slope = phi.mean(at).item(), phi.slope(at).item()
     if norm == "batch_after":
-        return (1.0, 0.0, slope / new_v) if new_v else (math.nan, math.nan, math.nan)
+        return _Activated(1.0, 0.0, 0.0, slope / within) if within else _Activated(*[math.nan] * 4)
     if norm == "layer_after":
-        mean = phi.mean(np.array([q])).item()
-        spread = new_v + new_t - mean**2
+        spread = within + between - mean**2
         if not spread > 0:
-            return math.nan, math.nan, math.nan
-        return new_v / spread, max(new_t - mean**2, 0.0) / spread, slope / spread
-    return new_v, new_t, slope
+            return _Activated(*[math.nan] * 4)
+        return _Activated(within / spread, max(between - mean**2, 0.0) / spread, 0.0, slope / spread)
+    return _Activated(within, between, mean, slope)
 
 
 def _split(phi: Activation, v: float, t: float) -> tuple[float, float]:

@@ -23,15 +23,14 @@ def measured(activation, weight_variance, bias_variance, correlation, norm="none
     axis = 0 if norm.startswith("batch") else 1
     common = random.standard_normal((1, WIDTH))
     seen = math.sqrt(correlation) * common + math.sqrt(1 - correlation) * random.standard_normal((INPUTS, WIDTH))
-    before, found = 0.0, []
+    found = []
     for layer in range(DEPTH):
         weights = random.standard_normal((WIDTH, WIDTH)) * math.sqrt(weight_variance / WIDTH)
         outputs = seen @ weights + random.standard_normal(WIDTH) * math.sqrt(bias_variance)
-        outputs = outputs + (before if residual and layer < DEPTH - 1 else 0.0)
-        before = outputs
         found.append([outputs.var(axis=0).mean(), (outputs.mean(axis=0) ** 2).mean()])
-        inner = normalised(outputs, axis) if norm.endswith("before") else outputs
-        seen = normalised(phi(inner), axis) if norm.endswith("after") else phi(inner)
+        given = phi(normalised(outputs, axis) if norm.endswith("before") else outputs)
+        given = normalised(given, axis) if norm.endswith("after") else given
+        seen = seen + given if residual and layer > 0 else given
     return np.array(found).T
 
 
