@@ -43,6 +43,8 @@ class Activation:
 
     def __init__(self, function: Function, name: str = "activation", kinks: Sequence[float] = ()) -> None:
         self.function, self.name, self.kinks = function, name, np.array(kinks, dtype=float)
+        values = np.asarray(function(np.array([-3.0, -0.7, -0.1, 0.1, 0.7, 3.0])))
+        self._is_symmetric = any((values[:3] == sign * values[:2:-1]).all() for sign in (-1, 1))  # odd or even
         self._straight = 1e-20 if len(kinks) else 1e-10  # V / T below which a straight line errs less than rounding
 
     def split(self, within: Array, between: Array) -> tuple[Array, Array]:
@@ -87,7 +89,7 @@ class Activation:
     def _converged(self, averages: Callable[[int], tuple[Array, Array]], variance: Array) -> Array:
         """Averages that half as many more nodes do not change by more than TOLERANCE, or than their rounding."""
         if self._places(variance).size:
-            count, most = FIRST_NODES // 2, MOST_NODES // 8
+            count, most = 24, MOST_NODES // 8
         else:  # close enough to see what happens about 0
             count, most = FIRST_NODES + int(12 * math.sqrt(variance.max(initial=0))), MOST_NODES
         found, _ = averages(count)
@@ -123,6 +125,12 @@ class Activation:
             v, t = np.sqrt(part)[:, :, None]  # [N, 1]
             smoothed = (self.kinks + v[..., None] * SMOOTHED[:, None]).reshape(len(v), -1)
             outer, outer_weights = _nodes(count, np.concatenate([_relative(places, t), _relative(smoothed, t)], axis=1))
+            if self._is_symmetric and not places.size:  # the other half of the means gives the same
+                half = count // 2
+                outer, outer_weights = (
+                    outer[half:],
+                    outer_weights[half:] * np.where(np.arange(half, count) * 2 == count - 1, 1, 2),
+                )
             about = t * outer  # the means over v, [N, nodes]
             nodes, weights = _nodes(count, _relative(places - about[..., None], v[..., None]))
             values = self.function(about[..., None] + v[..., None] * nodes)

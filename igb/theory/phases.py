@@ -210,6 +210,8 @@ def _shares(phi: Activation, q: Array, allowed: Array, slopes: Array) -> Array:
     above, low, high = above[~at_one], low[~at_one], high[~at_one]
     if above.size:
         args = (q[above], allowed[above])
+        guess = np.log(np.maximum(0.05 * (slopes[above] - 1), LEAST))  # near the edge 1 - c* is in proportion to this
+        low = np.where((guess < high) & (excess(guess, *args) > 0), guess, low)
         root = elementwise.find_root(excess, (low, high), args=args, tolerances={"xrtol": 1e-12, "fatol": 1e-14})
         found[above] = np.where(root.success, np.exp(root.x), 0.0)  # none if it is below LEAST
     return found
