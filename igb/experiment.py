@@ -38,6 +38,7 @@ from igb.folder.schema import OBJECTIVES
 from igb.folder.state import RunState
 from igb.losses import LossSchedule
 from igb.schedule import Schedule
+from igb.statistics import measure
 from igb.training import checkpoints, loggers
 from igb.training.checkpoints import Checkpoints
 from igb.training.classifier import Classifier
@@ -56,11 +57,16 @@ from igb.training.stopwatch import Stopwatch
 log = logging.getLogger(__name__)
 
 
+# Keys of the group `init` that are not those of its rule.
+OF_IGB_IN_INIT = ("calibrate", "center", "target_dominance", "tolerance", "draws", "drift_ratio")
+TARGETED = 2000  # training images whose dominance `target_dominance` is about
+
+
 class Parts(NamedTuple):
     """The parts that a config describes. Their values are checked; no image is read and no weight drawn yet."""
 
     data: ImageData
-    make_network: Callable[[], nn.Module]
+    make_network: Callable[..., nn.Module]  # with `seed` for another draw than that of the config
     loss_schedule: LossSchedule
     make_optimizer: MakeOptimizer
     rates: RateSchedule
@@ -212,12 +218,40 @@ def carry_out(
         compute = parts.compute.on(trainer.strategy.root_device, threads or _threads(parts, limits.devices))
         pl.seed_everything(process_seed(config.seed, parts.rank), verbose=False)
         clip = limits.get("gradient_clip")
-        network = parts.make_network()
+        network = parts.make_network() if last else _drawn(parts, config, data, run_state)
         classifier = Classifier(network, loss_schedule, parts.make_optimizer, compute, parts.rates, clip)
         if last is None:
             _remedy(config.init, classifier, data, probe, trainer.strategy.root_device)
         with stop.deferred():
             trainer.fit(classifier, datamodule=data, ckpt_path=last and last.path, weights_only=True)
+
+
+def _drawn(parts: Parts, config: DictConfig, data: ImageData, run_state: RunState | None) -> nn.Module:
+    """The network that a run begins with; run.json tells how it was found, if it was."""
+    options, mode = config.init, parts.probe.views[0].batch_norm
+    found: dict[str, float] = {}
+    with _checks.within("init"):
+        if (target := options.get("target_dominance")) is not None:
+            images = data.train_images[_subset(data, TARGETED)]
+            data.release()
+
+            def dominance(network: nn.Module) -> float:
+                labels, chunk = torch.zeros(len(images), dtype=torch.int64), max(2, parts.probe.chunk)
+                return measure(network, images, labels, batch_norm=mode, chunk=chunk, transform=data.scale).dominance
+
+            limits = options.get("tolerance", 0.05), options.get("draws", 100)
+            network, found = initialization.of_dominance(
+                parts.make_network, config.init_seed, dominance, target, *limits
+            )
+        else:
+            network = parts.make_network()
+        if (ratio := options.get("drift_ratio")) is not None:
+            chunks = data.shuffled(500, torch.device("cpu"))
+            variance = initialization.set_drift_ratio(network, ratio, options.bias_variance, chunks, mode)
+            found = {"weight_variance": variance}
+    if found and run_state:
+        run_state.update(init=found)
+    return network
 
 
 def _remedy(options: DictConfig, classifier: Classifier, data: ImageData, probe: Probe, device: torch.device) -> None:
@@ -272,7 +306,7 @@ def _subset(data: ImageData, count: int) -> torch.Tensor:
 
     All that are served, if they are fewer.
     """
-    labels = data.true_labels[data.kept]
+    labels = getattr(data, "true_labels", data.train_labels)[data.kept]
     return data.kept[probe_order(labels, min(count, len(labels)))]
 
 
@@ -336,12 +370,12 @@ def build(config: DictConfig, on_this_machine: bool = True) -> Parts:
         make_logger = functools.partial(_make, config, "logger", without=loggers.OF_IGB)
         make_logger(**loggers.arguments(config.logger, folder="."))  # which starts no run yet
     with _checks.within("init"):
-        for key in ("calibrate", "center"):
-            _checks.boolean(key, config.init.get(key, False))
-        if config.init.get("calibrate") and not has_batch_norm:
-            raise InputError("calibrate=true needs a network with batch norm")
-    initializer = _make(config, "init", without=("calibrate", "center"))
-    initialize = functools.partial(initialization.build, make_network, initializer, config.init_seed)
+        _check_init(config.init, has_batch_norm)
+    if config.init.get("drift_ratio") is not None:  # by which weights of variance 1 are scaled
+        with open_dict(config):
+            config.init.weight_variance, config.init.relative_to_edge = 1.0, False
+    initializer = _make(config, "init", without=OF_IGB_IN_INIT)
+    initialize = functools.partial(initialization.build, make_network, initializer, seed=config.init_seed)
     return Parts(
         data,
         initialize,
@@ -357,6 +391,22 @@ def build(config: DictConfig, on_this_machine: bool = True) -> Parts:
         trainer.world_size,
         smallest_shard,
     )
+
+
+def _check_init(options: DictConfig, has_batch_norm: bool) -> None:
+    """Raise InputError for a value of the group `init` that is not of its rule, and is wrong."""
+    for key in ("calibrate", "center"):
+        _checks.boolean(key, options.get(key, False))
+    if options.get("calibrate") and not has_batch_norm:
+        raise InputError("calibrate=true needs a network with batch norm")
+    if options.get("target_dominance") is not None:
+        _checks.number("target_dominance", options.target_dominance, at_least=0, at_most=1)
+        _checks.number("tolerance", options.get("tolerance", 0.05), at_least=0)
+        _checks.integer("draws", options.get("draws", 100), at_least=1)
+    if options.get("drift_ratio") is not None:
+        _checks.number("drift_ratio", options.drift_ratio, at_least=0)
+        if options.get("target_dominance") is not None:
+            raise InputError("drift_ratio and target_dominance cannot both be set")
 
 
 def _make(config: DictConfig, group: str, *, without: Sequence[str] = (), **arguments: Any) -> Any:

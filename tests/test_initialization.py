@@ -1,3 +1,4 @@
+import json
 import math
 from functools import partial
 
@@ -8,6 +9,8 @@ from torch import nn
 import igb
 from igb import experiment, initialization, models
 from igb._checks import InputError
+from igb.data.sources import Digits
+from igb.report.runs import read_metrics
 from igb.statistics import undisturbed
 from tests.conftest import tiny_config, tiny_run
 from tests.helpers.networks import Tiny
@@ -212,3 +215,164 @@ def test_remedies_are_applied_before_the_first_probe(tmp_path):
 def test_remedies_that_cannot_be_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         experiment.build(tiny_config(*options))
+
+
+def variances(network):
+    """sigma_w^2 and sigma_b^2 of each layer with weights."""
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    return [(layer.weight.var().item() * layer.weight[0].numel(), layer.bias.var().item()) for layer in layers]
+
+
+def test_the_mean_field_rule_draws_its_variances_on_every_layer():
+    network = models.MLP(200, 32, depth=3, width=300, activation="tanh")
+    initialization.mean_field(network, 1.7, 0.3)
+    for weight, bias in variances(network):
+        assert weight == pytest.approx(1.7, rel=0.03)
+        assert bias == pytest.approx(0.3, rel=0.25)
+    initialization.mean_field(network, 1.1, 0.1, relative_to_edge=True)
+    assert variances(network)[1][0] == pytest.approx(1.1 * igb.theory.edge_of_chaos("tanh", 0.1), rel=0.03)
+    initialization.mean_field(network, 2.0)
+    assert all((layer.bias == 0).all() for layer in network.modules() if isinstance(layer, nn.Linear))
+
+
+def test_a_network_drawn_so_is_as_the_theory_says():
+    torch.manual_seed(0)
+    network = models.MLP(10, 20, depth=6, width=600, activation="tanh")
+    initialization.mean_field(network, 1.5, 0.1)
+    ratio = igb.drift_ratio(network, torch.randn(500, 1, 20, 20))
+    assert ratio == pytest.approx(igb.theory.propagate("tanh", 1.5, 0.1, 7).drift_ratio[-1], rel=0.2)
+
+
+def test_the_orthogonal_rule_keeps_lengths():
+    network = nn.Sequential(nn.Conv2d(3, 5, 2), nn.Linear(64, 64))
+    initialization.orthogonal(network, gain=2.0)
+    square = network[1].weight
+    torch.testing.assert_close(square @ square.T, 4 * torch.eye(64), atol=1e-5, rtol=0)
+    flat = network[0].weight.flatten(1)
+    torch.testing.assert_close(flat @ flat.T, 4 * torch.eye(5), atol=1e-5, rtol=0)
+    assert (network[1].bias == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda net: initialization.mean_field(net, -1.0), "weight_variance=-1.0 must be"),
+        (lambda net: initialization.mean_field(net, 1.0, -0.1), "bias_variance=-0.1 must be"),
+        (lambda net: initialization.mean_field(net, 1.0, 0.1, 1), "relative_to_edge=1 must be true or false"),
+        (lambda net: initialization.mean_field(nn.Sequential(nn.ReLU(), nn.Tanh()), 1.0, 0.1, True),
+         "relative_to_edge=true needs a network of one activation; it has relu and tanh"),
+        (lambda net: initialization.mean_field(nn.Sequential(nn.GELU()), 1.0, 0.1, True), "there is no edge of chaos"),
+        (lambda net: initialization.orthogonal(net, -1.0), "gain=-1.0 must be"),
+    ],
+)  # fmt: skip
+def test_rules_out_of_range_are_refused(call, message):
+    with pytest.raises(InputError, match=message):
+        call(models.MLP(10, 8))
+
+
+DIAL = (
+    "model=mlp",
+    "model._target_=igb.models.MLP",
+    "model.depth=5",
+    "model.width=400",
+    "model.activation=tanh",
+    "init=mean_field",
+    "trainer.max_steps=1",
+    "optimizer.lr=0",
+)
+
+
+def entries(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+@pytest.mark.parametrize("ratio", [0.5, 3.0])
+def test_the_dial_sets_the_drift_ratio_of_an_mlp(tmp_path, ratio):
+    found = []
+    for seed in range(4):
+        folder = tiny_run(
+            tmp_path / str(seed), *DIAL, "init.bias_variance=0.1", f"init.drift_ratio={ratio}", f"seed={seed}"
+        )
+        network = igb.load_network(folder)
+        data = Digits()
+        data.setup()
+        found.append(igb.drift_ratio(network, data.train_images, transform=data.scale))
+        assert variances(network)[1][0] == pytest.approx(entries(folder)["init"]["weight_variance"], rel=0.05)
+    assert sum(found) / len(found) == pytest.approx(ratio, rel=0.25)
+
+
+def test_a_drift_ratio_that_cannot_be_had_says_what_can(tmp_path):
+    message = (
+        r"init.drift_ratio=0.001 is given by no weight variance at depth 6 and bias_variance=0.1; what can be had is"
+    )
+    with pytest.raises(InputError, match=message):
+        tiny_run(tmp_path, *DIAL, "init.bias_variance=0.1", "init.drift_ratio=0.001")
+    with pytest.raises(InputError, match=r"^init\.drift_ratio needs model=mlp"):
+        tiny_run(tmp_path / "other", "init=mean_field", "init.drift_ratio=1")
+
+
+def test_a_network_of_a_dominance_is_the_first_that_has_it(tmp_path):
+    options = (
+        "model=mlp",
+        "model._target_=igb.models.MLP",
+        "init=he",
+        "trainer.max_steps=3",
+        "init.target_dominance=0.7",
+        "init.tolerance=0.1",
+    )
+    folder = tiny_run(tmp_path / "found", *options, "probe=log")
+    told = entries(folder)["init"]
+    assert told["draws"] >= 1
+    assert abs(told["dominance"] - 0.7) <= 0.1
+    start = read_metrics(folder / "metrics.csv", 10).query("step == 0")
+    assert start["guess_fraction"].max() == pytest.approx(0.7, abs=0.2)  # on test images
+    same = tiny_run(
+        tmp_path / "same",
+        "model=mlp",
+        "model._target_=igb.models.MLP",
+        "init=he",
+        "trainer.max_steps=3",
+        "probe=log",
+        f"init_seed={told['seed']}",
+    )
+    assert (same / "metrics.csv").read_bytes() == (folder / "metrics.csv").read_bytes()
+    again = tiny_run(tmp_path / "found", *options, "probe=log", "trainer.max_steps=5")
+    assert entries(again)["init"] == told
+
+
+def test_a_dominance_that_no_draw_has_is_one_line(tmp_path):
+    message = (
+        r"init.target_dominance=0.99 is that of none of 3 draws within tolerance=0.001: they have 0\.\d+ to 0\.\d+"
+    )
+    with pytest.raises(InputError, match=message):
+        tiny_run(
+            tmp_path,
+            "model=mlp",
+            "model._target_=igb.models.MLP",
+            "init.target_dominance=0.99",
+            "init.tolerance=0.001",
+            "init.draws=3",
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["init.target_dominance=1.5"], "init.target_dominance=1.5 must be a finite number from 0 to 1"),
+        (["init.target_dominance=0.5", "init.tolerance=-1"], "init.tolerance=-1 must be"),
+        (["init.target_dominance=0.5", "init.draws=0"], "init.draws=0 must be a whole number of at least 1"),
+        (["init=mean_field", "init.drift_ratio=-2"], "init.drift_ratio=-2 must be"),
+        (
+            ["init=mean_field", "init.drift_ratio=1", "init.target_dominance=0.5"],
+            "init.drift_ratio and target_dominance",
+        ),
+    ],
+)
+def test_targets_out_of_range_are_refused_before_images_are_read(options, message):
+    with pytest.raises(InputError, match=message):
+        experiment.build(tiny_config(*options))
+
+
+def test_a_rule_out_of_range_names_its_group(tmp_path):
+    with pytest.raises(InputError, match=r"^init\.weight_variance=-1 must be"):
+        tiny_run(tmp_path, "init=mean_field", "init.weight_variance=-1")

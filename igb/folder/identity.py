@@ -35,6 +35,7 @@ ROLES = {
 # there was such a key. Those that are null by default need none: null and no such key are the same.
 OLD_CONFIG_DEFAULTS: dict[str, Any] = {
     "data.color": False, "data.fit": "stretch", "data.imbalance": 1.0, "init.calibrate": False, "init.center": False,
+    "init.draws": 100, "init.tolerance": 0.05,
     "loss.ramp_epochs": 0, "noise_seed": "${seed}", "schedule._target_": "igb.training.rates.constant",
     "trainer.num_nodes": 1,
 }  # fmt: skip

@@ -43,8 +43,9 @@ class MLP(nn.Module):
         _checks.integer("depth", depth, at_least=1)
         _checks.integer("width", width, at_least=1)
         self.residual = _checks.boolean("residual", residual)
-        kind, _, place = _checks.choice("norm", norm, PLACES).partition("_")
-        make = ACTIVATIONS[_checks.choice("activation", activation, ACTIVATIONS)]
+        self.norm = _checks.choice("norm", norm, PLACES)
+        self.activation = _checks.choice("activation", activation, ACTIVATIONS)
+        (kind, _, place), make = norm.partition("_"), ACTIVATIONS[activation]
         inputs = [in_channels * image_size**2, *[width] * (depth - 1)]
         self.layers = nn.ModuleList()
         for size in inputs:

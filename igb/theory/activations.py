@@ -237,6 +237,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "erf": Erf(),
     "gelu": Activation(lambda x: x * special.ndtr(x), "gelu"),
     "silu": Activation(lambda x: x * special.expit(x), "silu"),
+    "sigmoid": Activation(special.expit, "sigmoid"),
     "linear": LeakyReLU(1.0, "linear"),
 }
 

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import brentq
 
 from igb import _checks
+from igb._checks import InputError
 from igb.theory.activations import Activation, Array, Function, activation_of
 
 NORMS = ("none", "batch_before", "batch_after", "layer_before", "layer_after")
@@ -104,6 +106,41 @@ def propagate(
         else:
             seen_v, seen_t, seen_mean = seen.within, seen.between, seen.mean
     return Propagation(*found)
+
+
+def weight_variance_of(
+    drift_ratio: float,
+    activation: str | Activation | Function,
+    bias_variance: float,
+    depth: int,
+    correlation: float = 0.0,
+    variance: float = 1.0,
+    norm: str = "none",
+    residual: bool = False,
+) -> float:
+    """The weight variance at which `propagate` gives the logits a drift ratio: the largest, between 0.01 and 100.
+
+    Arguments are those of `propagate`. Raises InputError, with what can be had, if no weight variance gives it.
+    """
+    _checks.number("drift_ratio", drift_ratio, at_least=0)
+    options = (bias_variance, depth, correlation, variance, norm, residual)
+
+    def excess(log_weight: float) -> float:
+        found = propagate(activation, math.exp(log_weight), *options).drift_ratio[-1]
+        return math.log(found / drift_ratio) if drift_ratio and found else found - drift_ratio
+
+    logs = np.linspace(math.log(0.01), math.log(100), 61)
+    found = np.array([propagate(activation, math.exp(one), *options).drift_ratio[-1] for one in logs])
+    known = np.flatnonzero(np.isfinite(found))
+    above = found > drift_ratio
+    for low, high in zip(known[-2::-1], known[:0:-1], strict=True):
+        if above[low] != above[high]:
+            return math.exp(brentq(excess, logs[low], logs[high], xtol=1e-12))
+    range_ = f"{found[known].min():.3g} to {found[known].max():.3g}" if known.size else "none"
+    raise InputError(
+        f"drift_ratio={drift_ratio} is given by no weight variance at depth {depth} and bias_variance={bias_variance}; "
+        f"what can be had is {range_}"
+    )
 
 
 class _Activated(NamedTuple):
