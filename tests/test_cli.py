@@ -88,6 +88,7 @@ def test_one_run_lands_in_outputs(command):
     assert (folder / ".hydra" / "overrides.yaml").exists()
 
 
+@pytest.mark.slow
 def test_nothing_of_a_dependency_reaches_the_screen(tmp_path):
     result = in_new_process(sys.executable, "-m", "igb", *SHORT, f"hydra.run.dir={tmp_path}/run", cwd=tmp_path)
     assert result.stderr == ""

@@ -104,7 +104,15 @@ def test_options_out_of_range_are_refused(make, message):
         make()
 
 
-@pytest.mark.parametrize("model", ["mlp", "cnn", "vit", "mixer", "convnext", "resnetv2_50"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        "mlp",
+        "cnn",
+        "vit",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("mixer", "convnext", "resnetv2_50")),
+    ],
+)
 @pytest.mark.parametrize("init", ["own", pytest.param("he", marks=pytest.mark.slow)])
 def test_every_network_runs_and_is_loaded(tmp_path, model, init):
     """Its step and probe, in colour; where it has no batch norm both modes are one."""

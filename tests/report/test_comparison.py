@@ -153,6 +153,7 @@ def test_one_setting_has_nothing_beside_it(tmp_path):
     assert not (tmp_path / "report" / "comparison.png").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_wrong_labels_are_drawn_summarized_and_put_in_words(tmp_path):
     a_run(tmp_path, "ce", 0, wrong=[(0.1, 0.1), (0.2, 0.7), (0.6, 0.3)])
     a_run(tmp_path, "ce", 1, wrong=[(0.1, 0.1), (0.2, 0.7), (0.8, 0.2)])
