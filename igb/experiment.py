@@ -37,6 +37,7 @@ from igb.folder.provenance import provenance
 from igb.folder.schema import OBJECTIVES
 from igb.folder.state import RunState
 from igb.losses import LossSchedule
+from igb.models import MLP
 from igb.schedule import Schedule
 from igb.statistics import measure
 from igb.training import checkpoints, loggers
@@ -59,7 +60,7 @@ log = logging.getLogger(__name__)
 
 # Keys of the group `init` that are not those of its rule.
 OF_IGB_IN_INIT = ("calibrate", "center", "target_dominance", "tolerance", "draws", "drift_ratio")
-TARGETED = 2000  # training images whose dominance `target_dominance` is about
+DRAWN_FOR = 2000  # training images that `target_dominance` and `drift_ratio` are about
 
 
 class Parts(NamedTuple):
@@ -227,30 +228,36 @@ def carry_out(
 
 
 def _drawn(parts: Parts, config: DictConfig, data: ImageData, run_state: RunState | None) -> nn.Module:
-    """The network that a run begins with; run.json tells how it was found, if it was."""
+    """The network that a run begins with; run.json tells how it was found, and what the theory needs to know of it."""
     options, mode = config.init, parts.probe.views[0].batch_norm
-    found: dict[str, float] = {}
+    found: dict[str, dict[str, float]] = {}
+
+    @functools.cache
+    def images() -> torch.Tensor:
+        chosen = data.train_images[_subset(data, DRAWN_FOR)]
+        data.release()
+        return chosen
+
+    def dominance(network: nn.Module) -> float:
+        labels, chunk = torch.zeros(len(images()), dtype=torch.int64), max(2, parts.probe.chunk)
+        return measure(network, images(), labels, batch_norm=mode, chunk=chunk, transform=data.scale).dominance
+
     with _checks.within("init"):
         if (target := options.get("target_dominance")) is not None:
-            images = data.train_images[_subset(data, TARGETED)]
-            data.release()
-
-            def dominance(network: nn.Module) -> float:
-                labels, chunk = torch.zeros(len(images), dtype=torch.int64), max(2, parts.probe.chunk)
-                return measure(network, images, labels, batch_norm=mode, chunk=chunk, transform=data.scale).dominance
-
             limits = options.get("tolerance", 0.05), options.get("draws", 100)
-            network, found = initialization.of_dominance(
+            network, found["init"] = initialization.of_dominance(
                 parts.make_network, config.init_seed, dominance, target, *limits
             )
         else:
             network = parts.make_network()
+        moments = initialization.input_moments(data.scale(images())) if isinstance(network, MLP) else (1.0, 0.0)
+        if isinstance(network, MLP):
+            found["inputs"] = dict(zip(("variance", "correlation"), moments, strict=True))
         if (ratio := options.get("drift_ratio")) is not None:
-            chunks = data.shuffled(500, torch.device("cpu"))
-            variance = initialization.set_drift_ratio(network, ratio, options.bias_variance, chunks, mode)
-            found = {"weight_variance": variance}
+            variance = initialization.set_drift_ratio(network, ratio, options.bias_variance, *moments, mode)
+            found["init"] = {"weight_variance": variance}
     if found and run_state:
-        run_state.update(init=found)
+        run_state.update(**found)
     return network
 
 

@@ -248,23 +248,27 @@ def of_dominance(
     )
 
 
+def input_moments(images: Tensor) -> tuple[float, float]:
+    """Variance s and correlation c_0 of a network's inputs, as `igb.theory.propagate` takes them, of images [N, ...].
+
+    s is the mean square of all pixels of all images, and c_0 s that of the mean image.
+    """
+    pixels = images.flatten(1).double()
+    variance = pixels.square().mean().item()
+    return variance, pixels.mean(dim=0).square().mean().item() / variance
+
+
 def set_drift_ratio(
-    network: nn.Module, ratio: float, bias_variance: float, chunks: Iterable[Tensor], batch_norm: str
+    network: nn.Module, ratio: float, bias_variance: float, variance: float, correlation: float, batch_norm: str
 ) -> float:
     """Scale weights that `mean_field` drew with variance 1 so that the theory gives the logits a drift ratio.
 
-    The inputs' variance and correlation are measured on chunks of images. Returns the weight variance. InputError if
-    the network is not an `MLP`, or no weight variance gives the ratio at its depth and bias variance.
+    `variance` and `correlation` are those of the inputs. Returns the weight variance. InputError if the network is not
+    an `MLP`, or no weight variance gives the ratio at its depth and bias variance.
     """
     if not isinstance(network, MLP):
         raise InputError("drift_ratio needs model=mlp, whose theory is known; target_dominance is for any network")
     norm = network.norm if not network.norm.startswith("batch") or batch_norm == "batch" else "none"
-    count, total, square = 0, torch.zeros(()), 0.0
-    for images in chunks:
-        flat = images.flatten(1).double()
-        count, total, square = count + len(flat), total + flat.sum(dim=0).cpu(), square + flat.square().sum().item()
-    variance = square / (count * total.numel())
-    correlation = (total / count).square().mean().item() / variance
     found = theory.weight_variance_of(
         ratio, network.activation, bias_variance, len(network.layers) + 1, correlation, variance, norm, network.residual
     )

@@ -18,6 +18,7 @@ from igb.report.landscape import loss_curves
 from igb.report.matrices import Matrices, load_matrices
 from igb.report.metrics import THRESHOLD
 from igb.report.page import is_page, write_page
+from igb.report.prediction import predictions
 from igb.report.regime import regime_maps
 from igb.report.runs import Run, find_runs, find_runs_or_raise, load_runs, table_of
 from igb.report.settings import ALIGNMENTS, Panel, panels, swept
@@ -28,7 +29,7 @@ __all__ = [
     "summarize_settings", "write",
 ]  # fmt: skip
 
-FIGURES = ("figure1", "figure2", "comparison", "memorisation", "drivers", "loss_landscape", "regime_map")
+FIGURES = ("figure1", "figure2", "comparison", "memorisation", "theory", "drivers", "loss_landscape", "regime_map")
 TABLES = ("summary.csv", "classes.csv", "settings.csv", "runs.csv", "runs.parquet")
 FILES = (*TABLES, *(f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")))  # beside the page
 MOST_PANELS = 40  # in a figure file; the page has all
@@ -89,7 +90,10 @@ def write(
                 f"{output} has {', '.join(foreign)} which igb-report would overwrite but did not write; "
                 "give an empty folder as --output"
             )
-        write_page(page, shown, _tables_on_page(tables, runs), maps, notes, threshold)  # marks the folder as ours
+        predicted = predictions(shown)
+        drawn = {"theory": figures.png(figures.theory(predicted))} if predicted else {}
+        tables_shown = _tables_on_page(tables, runs)
+        write_page(page, shown, tables_shown, maps, drawn, notes, threshold)  # which marks the folder as ours
         for name in FILES:  # of an earlier report
             (output / name).unlink(missing_ok=True)
         figures.save(figures.figure1(on_paper), output / "figure1")
@@ -99,6 +103,8 @@ def write(
             figures.save(figures.comparison(on_paper, scatters(on_paper, threshold)), output / "comparison")
         if noisy := [panel for panel in on_paper if panel.has_wrong_labels]:
             figures.save(figures.memorisation(noisy), output / "memorisation")
+        if predicted:
+            figures.save(figures.theory(predicted), output / "theory")
         if curves:
             figures.save(figures.loss_landscape(curves), output / "loss_landscape")
         if maps:

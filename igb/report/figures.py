@@ -1,5 +1,6 @@
 """Figures 1 and 2 of arXiv 2511.20826, and figures that explain them, for print."""
 
+import io
 import math
 import textwrap
 import warnings
@@ -28,9 +29,11 @@ from igb._plots import (
 from igb.folder.schema import LABELS
 from igb.report.comparison import Scatter, compared, quantities
 from igb.report.landscape import DEAD, WRONG, LossCurve, weight_range
+from igb.report.prediction import Prediction, axis
 from igb.report.regime import MEASURES, RegimeMap
 from igb.report.runs import OVERALL
-from igb.report.settings import FEWEST, Panel
+from igb.report.settings import FEWEST, Panel, mean_and_bounds
+from igb.theory import guesses
 
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.2)))
 BAND_ALPHA = 0.1
@@ -249,6 +252,62 @@ def memorisation(panels: Sequence[Panel]) -> Figure:
     return figure
 
 
+def theory(found: Sequence[Prediction]) -> Figure:
+    """Dominance at initialisation beside the mean-field theory: along a swept key, and over the seeds of one setting.
+
+    On the left a point is the mean of a setting with its 95 % interval (of fewer than five runs each is a point), and a
+    line is the theory; without a swept key the theory is the horizontal axis. On the right is the setting with the most
+    runs: a histogram of what its most guessed class takes, or for two classes of what the first takes, and the
+    distribution that the theory gives.
+    """
+    along = axis(found)
+    largest = max(found, key=lambda one: len(one.measured))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 3.0), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        lines = along.lines if along else {"": [(one.dominance, one) for one in found]}
+        for colour, (label, line) in zip(setting_colours(len(lines)), lines.items(), strict=True):
+            at = [place for place, _ in line]
+            for place, one in line:
+                measured = np.array(one.measured)
+                mean, low, high = mean_and_bounds(measured[:, None], np.ones((len(measured), 1), bool), bounded=True)
+                if len(measured) < FEWEST:
+                    left.plot([place] * len(measured), measured, "o", color=colour, markersize=3)
+                else:
+                    reach = [mean - low, high - mean]
+                    left.errorbar([place], mean, reach, fmt="o", color=colour, markersize=3, elinewidth=0.8)
+            if along:
+                left.plot(at, [one.dominance for _, one in line], color=colour, linewidth=1, label=label or "theory")
+        if along is None:
+            left.plot([0, 1], [0, 1], color="0.5", linewidth=0.8)
+        left.set(ylim=(0, 1.03), xlabel=along.key if along else "dominance by the theory", ylabel="dominance")
+        left.set_title("at initialisation: measured (points), theory (lines)")
+        if along and any(lines):
+            left.legend(frameon=False, fontsize=6)
+        _distribution(right, largest)
+    return figure
+
+
+def _distribution(axes: Axes, one: Prediction) -> None:
+    """A histogram of guess fractions over the runs of a setting, and what the theory says."""
+    distribution = guesses(one.drift_ratio, one.classes)
+    tables = [run.table("guess_fraction", one.panel.mode).iloc[0] for run in one.panel.runs]
+    edges = np.linspace(0, 1, 11 if len(tables) < 50 else 21)
+    if one.classes == 2:
+        values, what = [float(table[0]) for table in tables], "$G_0$, share of the first class"
+        sample = distribution.sample(10_000)[:, 0]
+    else:
+        values, what = one.measured, "dominance, max $G_k$"
+        sample = distribution.sample(10_000).max(axis=1)
+    axes.hist(values, edges.tolist(), density=True, color=COLOURS[1], label=f"{len(values)} runs")
+    density, _ = np.histogram(sample, edges, density=True)
+    axes.stairs(density, edges, color=COLOURS[6], linewidth=1.2, label=f"theory, drift ratio {one.drift_ratio:.3g}")
+    axes.set_title(_title(one.panel))
+    axes.set_xlabel(what, parse_math=True)
+    axes.set_ylabel("density over networks")
+    axes.legend(frameon=False, fontsize=6)
+
+
 def loss_landscape(curves: Sequence[LossCurve]) -> Figure:
     """Each loss, its gradient by the true class's logit, its weight, and where the gradient is zero or points away."""
     with mpl.rc_context(STYLE):
@@ -313,6 +372,14 @@ def regime_map(maps: Sequence[RegimeMap]) -> Figure:
     return figure
 
 
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG file."""
+    stream = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(stream, dpi=150)
+    return stream.getvalue()
+
+
 def save(figure: Figure, path: Path) -> None:
     """Save a figure as `path`.png and `path`.pdf; the same figure gives the same bytes."""
     with mpl.rc_context(STYLE), warnings.catch_warnings():
@@ -366,6 +433,10 @@ def _heat_map(axes: Axes, one: RegimeMap, cells: Sequence[Sequence[Any]]) -> Non
             if cell is not None:
                 axes.bar(x, 1, 1, bottom=y - 0.5, color=cell.colour, edgecolor="white", linewidth=0.5)
                 axes.text(x, y, cell.text, color=cell.ink, ha="center", va="center", fontsize=6)
+    for (name, line), dash in zip(one.edges.items(), DASHES, strict=False):
+        axes.plot(*zip(*line, strict=True), color="black", linestyle=dash, linewidth=1.2, label=name)
+    if one.edges:
+        axes.legend(frameon=True, fontsize=5, loc="upper left")
     axes.set_xticks(range(len(one.x_values)), one.x_values, rotation=45, ha="right")
     axes.set(xlim=(-0.5, len(one.x_values) - 0.5), ylim=(len(one.y_values) - 0.5, -0.5), yticks=[], xlabel=one.x_key)
     axes.spines[:].set_visible(False)

@@ -1,8 +1,9 @@
 """The page: one HTML file that needs no network, with the answer, the charts, the tables and the provenance."""
 
+import base64
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,11 @@ def write_page(
     panels: Sequence[Panel],
     tables: Sequence[tuple[str, pd.DataFrame]],
     maps: Sequence[RegimeMap],
+    pictures: Mapping[str, bytes],
     notes: Sequence[str],
     threshold: float,
 ) -> None:
-    """Write the page: panels, tables with their titles, regime maps, and notes such as on runs left out."""
+    """Write the page: panels, tables with their titles, regime maps, PNG pictures, notes such as on left-out runs."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True)
     runs = list({id(run): run for panel in panels for run in panel.runs}.values())
     names, curves, (labels, _) = panels[0].names, loss_curves(runs), compared(panels)
@@ -79,6 +81,7 @@ def write_page(
         along=lambda p: 100 * (1 - math.log10(p) / math.log10(curves[0].p[0])),
         maps=maps,
         measures=MEASURES,
+        pictures={name: base64.b64encode(content).decode() for name, content in pictures.items()},
         explored=EXPLORED,
         runs=[_provenance(run) for run in runs],
         threshold=threshold,

@@ -1,14 +1,17 @@
 """The regime map: where in the plane of two swept keys runs escape, and how good they are at the end."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 
+from igb import theory
 from igb.report.metrics import THRESHOLD, Censored, EventTime, grouped
+from igb.report.prediction import drift_ratio_of
 from igb.report.runs import Run
 from igb.report.settings import swept
 from igb.report.summary import summarize_settings
@@ -20,6 +23,7 @@ MEASURES = {
     "mean_accuracy": "mean accuracy at the end",
     "worst_accuracy": "worst class's accuracy",
 }
+PLANE = ("init.weight_variance", "init.bias_variance")  # of the mean-field theory
 LOW_IS_GOOD = ("escape_step", "dominance_end")
 COLOUR_MAP = "viridis"
 FULL = 0.25  # share of the cells of all maps that must have a run
@@ -45,6 +49,7 @@ class RegimeMap:
     x_values: list[str]
     y_values: list[str]
     cells: dict[str, list[list[Cell | None]]]
+    edges: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # lines by name, in cells: (x, y)
 
 
 def regime_maps(runs: Sequence[Run], threshold: float = THRESHOLD) -> list[RegimeMap]:
@@ -81,8 +86,33 @@ def regime_maps(runs: Sequence[Run], threshold: float = THRESHOLD) -> list[Regim
             measure: [[_cell(measure, by_place.get((y, x)), longest) for x in x_values] for y in y_values]
             for measure in MEASURES
         }
-        maps.append(RegimeMap(", ".join(titles), x_key, y_key, x_values, y_values, cells))
+        edges = {}
+        if {x_key, y_key} == set(PLANE) and drift_ratio_of(runs[0], runs[0].modes[0]) is not None:
+            activation = rows[0].get("config.model.activation", runs[0].value("model.activation"))
+            edges = _edges(str(activation), values, x_key == PLANE[0])
+        maps.append(RegimeMap(", ".join(titles), x_key, y_key, x_values, y_values, cells, edges))
     return maps
+
+
+def _edges(
+    activation: str, values: Mapping[str, list[Any]], weights_across: bool
+) -> dict[str, list[tuple[float, float]]]:
+    """The edge of chaos and the neutral edge in a plane of weight and bias variances, where they cross it."""
+    weights, biases = (values[key] for key in PLANE)
+    found = {}
+    for name, edge in {"edge of chaos": theory.edge_of_chaos, "neutral edge": theory.neutral_edge}.items():
+        line = []
+        for bias in np.linspace(biases[0], biases[-1], 33):
+            weight = edge(activation, float(bias))
+            if weights[0] <= weight <= weights[-1]:
+                at = (
+                    float(np.interp(weight, weights, range(len(weights)))),
+                    float(np.interp(bias, biases, range(len(biases)))),
+                )
+                line.append(at if weights_across else at[::-1])
+        if line:
+            found[name] = line
+    return found
 
 
 def _cell(measure: str, row: dict[str, Any] | None, longest: float) -> Cell | None:

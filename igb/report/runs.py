@@ -7,7 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ class Run:
     overrides: dict[str, Any]
     info: dict[str, Any]
     metrics: pd.DataFrame
+    _tables: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def class_names(self) -> list[str]:
@@ -124,6 +125,11 @@ class Run:
         `quantity` is a column of metrics.csv, or `gradient_share`: the share of a class's samples in the sum of the
         gradient norms of all samples; NaN where that sum is zero.
         """
+        if (quantity, batch_norm) not in self._tables:  # each is asked for many times
+            self._tables[quantity, batch_norm] = self._table(quantity, batch_norm)
+        return self._tables[quantity, batch_norm]
+
+    def _table(self, quantity: str, batch_norm: str) -> pd.DataFrame:
         if quantity == "gradient_share":
             total = self.table("gradient_norm", batch_norm) * self.table("count", batch_norm)
             return total.div(total.sum(axis=1).replace(0, np.nan), axis=0)

@@ -22,6 +22,7 @@ from igb.report.metrics import (
     most_guessed,
     rise_steps,
 )  # fmt: skip
+from igb.report.prediction import dominance_of, drift_ratio_of
 from igb.report.runs import Run, read_run
 from igb.report.settings import FEWEST, mean_and_bounds, settings, swept
 
@@ -42,6 +43,8 @@ COLUMN_HELP = {
     "it lets through of the gradient of cross-entropy. Over seeds, the mean.",
     "drift_ratio_start": "Variance of the classes' mean logits over that of logits over images, at initialisation. "
     "Over seeds, the mean.",
+    "drift_ratio_theory": "What the mean-field theory gives for it, where it covers network and initialisation.",
+    "dominance_theory": "The mean over networks of dominance at initialisation, by the theory.",
     "escape_step": "First probe from which dominance stays under {threshold:g} to the end of the run; "
     ">N if it had not come by step N. Over seeds, the median.",
     "escaped": "Runs that have escaped.",
@@ -70,6 +73,8 @@ COLUMN_HELP = {
 }
 
 
+# Means over seeds, without bounds.
+AT_START = ("dominance_start", "weight_start", "drift_ratio_start", "drift_ratio_theory", "dominance_theory")
 EQUAL = "none: equal outputs"  # in place of a favoured class
 OF_LABELS = {"memorised": "wrong.predicted_given", "recovered": "wrong.predicted_true"}  # of runs with wrong labels
 OVER_SEEDS = ("dominance_end", "mean_accuracy", "worst_accuracy", *OF_LABELS)  # a setting has means and bounds of these
@@ -77,9 +82,7 @@ OVER_SEEDS = ("dominance_end", "mean_accuracy", "worst_accuracy", *OF_LABELS)  #
 # Types of the numeric columns. Not here: event times, which may be censored, and swept keys, which may be anything.
 NUMBERS: dict[str, Any] = {
     **dict.fromkeys(("n", "steps", "escaped"), int),
-    **dict.fromkeys(
-        ("dominance_start", "dominance_epoch_1", "dominance_end", "weight_start", "drift_ratio_start"), float
-    ),
+    **dict.fromkeys((*AT_START, "dominance_epoch_1", "dominance_end"), float),
     **dict.fromkeys(("mean_accuracy", "worst_accuracy", *OF_LABELS), float),
     **dict.fromkeys((f"{name}_{bound}" for name in OVER_SEEDS for bound in ("low", "high")), float),
 }
@@ -128,7 +131,7 @@ def summarize_settings(runs: Sequence[Run], threshold: float = THRESHOLD) -> pd.
             row |= {"escaped": sum(not isinstance(event_time, Censored) for event_time in escapes)}
             row |= {"escape_step": median(escapes)}
             row |= {"half_life": median([event_time for event_time in group["half_life"] if event_time is not None])}
-            row |= {name: group[name].mean() for name in ("weight_start", "drift_ratio_start")}
+            row |= {name: group[name].mean() for name in AT_START if name in group}
             for name in filter(group.__contains__, OVER_SEEDS):
                 values = group[name].to_numpy(dtype=float)
                 counted = np.ones((len(values), 1), dtype=bool)
@@ -152,6 +155,8 @@ def _row(run: Run, mode: str, threshold: float) -> dict[str, object]:
     accuracy = run.table("accuracy", mode).iloc[-1]
     order = favoured_order(guesses, run.table("mean_probability", mode))
     last = most_guessed(guesses.iloc[-1])
+    ratio = drift_ratio_of(run, mode)
+    predicted = None if ratio is None else dominance_of(ratio, len(run.class_names))
     of_labels = {name: run.overall(quantity, mode) for name, quantity in OF_LABELS.items()}
     return {
         "run": run.label,
@@ -163,6 +168,7 @@ def _row(run: Run, mode: str, threshold: float) -> dict[str, object]:
         "dominance_epoch_1": dominance.get(run.steps_per_epoch, math.nan),
         "dominance_end": dominance.iloc[-1],
         "weight_start": weight_start(run, mode),
+        **({"drift_ratio_theory": ratio, "dominance_theory": predicted} if ratio is not None else {}),
         "drift_ratio_start": run.table("drift_ratio", mode).iloc[0].mean(skipna=False),
         "dominant_class": None if last is None else run.class_names[last],
         "escape_step": escape_step(guesses, threshold),

@@ -192,7 +192,7 @@ def test_nine_runs_of_the_protocol_make_a_page_under_five_megabytes(tmp_path, se
         ]
         (folder / "metrics.csv").write_text("\n".join([HEADER, *lines]) + "\n")
     runs = find_runs([tmp_path])[0]
-    write_page(tmp_path / "index.html", panels(runs), [("Runs", report.summarize(runs))], [], [], 0.5)
+    write_page(tmp_path / "index.html", panels(runs), [("Runs", report.summarize(runs))], [], {}, [], 0.5)
     assert 2e6 < (tmp_path / "index.html").stat().st_size < 5e6
     assert min(len(one["steps"]) for one in data(tmp_path)["panels"] if "steps" in one) > 250
 
