@@ -13,6 +13,7 @@ STAGES := initialisation training_batches first_batches replaced_conv1 open_choi
 SWEEPS := multirun/reproduction
 TABLES := docs/reproduction
 PAGES := docs/reproduction.md README.md
+THEORY := docs/theory
 
 .PHONY: run test test-slow test-faults test-slurm test-browser test-gpu bench lint tensorboard reproduction reproduction-figures
 run: $(VENV)/installed
@@ -47,9 +48,11 @@ reproduction: $(VENV)/installed
 	$(BIN)/python -m reproduction.collect $(SWEEPS) $(TABLES)
 	$(BIN)/python -m reproduction.features $(TABLES)/features.csv $(filter-out hydra/% hydra.%,$(REPRODUCTION))
 	$(BIN)/python -m reproduction.figures $(TABLES) $(PAGES)
+	$(BIN)/python -m reproduction.theory $(THEORY) --measure $(filter-out hydra/% hydra.%,$(REPRODUCTION))
 
 reproduction-figures: $(VENV)/installed
 	$(BIN)/python -m reproduction.figures $(TABLES) $(PAGES)
+	$(BIN)/python -m reproduction.theory $(THEORY)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -62,10 +62,17 @@ def trace(table: "pd.DataFrame", theory: "Propagation | None") -> Figure:
             if name == "correlation":
                 axes.set_ylim(-0.02, 1.02)
             else:
-                axes.set_yscale("log")
+                log_axis(axes)
         if theory is not None:
             axes.legend(frameon=False)
     return figure
+
+
+def log_axis(axes: Axes) -> None:
+    """Make the vertical axis logarithmic, with plain numbers at its ticks."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_formatter(lambda value, _: "")
 
 
 def class_colours(classes: int) -> list[str]:
