@@ -274,7 +274,7 @@ DIAL = (
     "model=mlp",
     "model._target_=igb.models.MLP",
     "model.depth=5",
-    "model.width=400",
+    "model.width=300",
     "model.activation=tanh",
     "init=mean_field",
     "trainer.max_steps=1",
@@ -289,7 +289,7 @@ def entries(folder):
 @pytest.mark.parametrize("ratio", [0.5, 3.0])
 def test_the_dial_sets_the_drift_ratio_of_an_mlp(tmp_path, ratio):
     found = []
-    for seed in range(4):
+    for seed in range(2):
         folder = tiny_run(
             tmp_path / str(seed), *DIAL, "init.bias_variance=0.1", f"init.drift_ratio={ratio}", f"seed={seed}"
         )
@@ -298,7 +298,7 @@ def test_the_dial_sets_the_drift_ratio_of_an_mlp(tmp_path, ratio):
         data.setup()
         found.append(igb.drift_ratio(network, data.train_images, transform=data.scale))
         assert variances(network)[1][0] == pytest.approx(entries(folder)["init"]["weight_variance"], rel=0.05)
-    assert sum(found) / len(found) == pytest.approx(ratio, rel=0.25)
+    assert sum(found) / len(found) == pytest.approx(ratio, rel=0.3)
 
 
 def test_a_drift_ratio_that_cannot_be_had_says_what_can(tmp_path):

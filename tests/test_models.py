@@ -140,9 +140,14 @@ def test_every_network_runs_and_is_loaded(tmp_path, model, init):
             if file.stem not in ("timm", "resnet18")
         ),
         ["model=resnet18"],
-        ["model=resnet18", "model.norm=group"], ["model=resnet18", "model.norm=none"],
-        ["model=resnet18", "model.stem=cifar"], ["model=cnn", "model.pool=avg"],
-        ["model=mlp", "model.norm=batch_before", "model.residual=true"],
+        ["model=resnet18", "model.norm=group"], ["model=mlp", "model.norm=batch_before", "model.residual=true"],
+        *(
+            pytest.param(options, marks=pytest.mark.slow)
+            for options in (
+                ["model=resnet18", "model.norm=none"], ["model=resnet18", "model.stem=cifar"],
+                ["model=cnn", "model.pool=avg"],
+            )
+        ),
     ],
     ids=" ".join,
 )  # fmt: skip

@@ -66,7 +66,7 @@ def relative(value, reference):
 
 @pytest.mark.parametrize("make", NETWORKS)
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize(("count", "size"), [(5, (32, 32)), (3, (28, 44))])
+@pytest.mark.parametrize(("count", "size"), [(5, (32, 32)), pytest.param(3, (28, 44), marks=pytest.mark.slow)])
 def test_in_float64_the_rewrites_equal_the_plain_network(make, training, count, size):
     network = network_of(make).train(training)
     images, labels = batch(count, *size)

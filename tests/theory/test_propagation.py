@@ -9,7 +9,7 @@ from igb._checks import InputError
 from igb.theory import ACTIVATIONS, fixed_point, propagate
 from igb.theory.propagation import NORMS
 
-WIDTH, INPUTS, DEPTH = 1000, 1000, 4
+WIDTH, INPUTS, DEPTH = 700, 700, 4
 
 
 def normalised(values, axis):

@@ -132,7 +132,9 @@ def runs(monkeypatch):
     return Memory.runs
 
 
-@pytest.mark.parametrize("between", ["Memory", "Other", None, "lost"])
+@pytest.mark.parametrize(
+    "between", ["Memory", "Other", *(pytest.param(one, marks=pytest.mark.slow) for one in (None, "lost"))]
+)
 def test_a_run_goes_on_in_the_loggers_run_if_that_has_all_before(tmp_path, runs, between, caplog):
     """With another logger between, or without one, or where it is not found, another run begins, with all."""
     in_memory(tmp_path / "run", 20)
