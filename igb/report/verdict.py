@@ -16,6 +16,7 @@ from igb.report.metrics import (
     median,
     most_guessed,
 )
+from igb.report.prediction import predictions
 from igb.report.runs import Run
 from igb.report.settings import FEWEST, Panel, mean_and_bounds
 
@@ -33,6 +34,7 @@ def answer(panels: Sequence[Panel], threshold: float) -> list[tuple[str, str]]:
                     if len(panel.runs) == 1
                     else _of_several(panel, threshold),
                     *_of_wrong_labels(panel),
+                    *_of_theory(panel),
                 )
             ),
         )
@@ -50,6 +52,14 @@ def _of_wrong_labels(panel: Panel) -> list[str]:
     return [
         f"Of the training images with wrong labels, {memorised} are predicted as labelled at the end, {recovered} as "
         "what they are."
+    ]
+
+
+def _of_theory(panel: Panel) -> list[str]:
+    return [
+        f"The mean-field theory expects a drift ratio of {found.drift_ratio:.3g} at initialisation, and with it "
+        f"{share(found.dominance)} of all guesses for the most guessed class, as a mean over networks."
+        for found in predictions([panel])
     ]
 
 
