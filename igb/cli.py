@@ -9,7 +9,8 @@ import os
 import sys
 import threading
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +75,8 @@ def report() -> None:
 
     from igb import report
 
-    try:
+    with _one_line("igb-report"):
         report.write(arguments.pop("folders"), arguments.pop("output"), **arguments)
-    except InputError as error:
-        sys.exit(f"igb-report: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def theory() -> None:
@@ -90,7 +87,7 @@ def theory() -> None:
     )
     parser.add_argument("--version", action="version", version=f"igb {igb.__version__}")
     parser.add_argument(
-        "activations", nargs="+", metavar="ACTIVATION", help="relu, leaky_relu, tanh, erf, gelu, silu, linear"
+        "activations", nargs="+", metavar="ACTIVATION", help="relu, leaky_relu, tanh, erf, gelu, silu, sigmoid, linear"
     )
     parser.add_argument(
         "--weight-variance", metavar="A,B", help="sigma_w^2 (default: 2; of a diagram 100 from 0.04 to 4)"
@@ -110,10 +107,19 @@ def theory() -> None:
 
     from igb.theory import tables
 
-    try:
+    with _one_line("igb-theory"):
         tables.command(**vars(arguments))
+
+
+@contextmanager
+def _one_line(program: str) -> Iterator[None]:
+    """Exit with one line for bad input, and for a file that cannot be read or written."""
+    try:
+        yield
     except InputError as error:
-        sys.exit(f"igb-theory: {error}")
+        sys.exit(f"{program}: {error}")
+    except OSError as error:
+        sys.exit(f"{program}: {error.filename or 'a file'} cannot be read or written ({error.strerror or error})")
     except KeyboardInterrupt:
         sys.exit(130)
 

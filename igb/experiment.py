@@ -215,19 +215,27 @@ def carry_out(
         trainer = parts.make_trainer(callbacks=[*ours, *callbacks])
         if trainer.strategy.launcher is not None:  # Lightning leaves the others running when this one fails
             atexit.register(trainer.strategy.launcher.kill, signal.SIGKILL)
+        root = trainer.strategy.root_device
         threads = previous.get("threads") if last else None  # the last bits depend on their number
-        compute = parts.compute.on(trainer.strategy.root_device, threads or _threads(parts, limits.devices))
+        compute = parts.compute.on(root, threads or _threads(parts, limits.devices))
         pl.seed_everything(process_seed(config.seed, parts.rank), verbose=False)
         clip = limits.get("gradient_clip")
-        network = parts.make_network() if last else _drawn(parts, config, data, run_state)
+        network = parts.make_network() if last else _drawn(parts, config, data, run_state, root, stop.check)
         classifier = Classifier(network, loss_schedule, parts.make_optimizer, compute, parts.rates, clip)
         if last is None:
-            _remedy(config.init, classifier, data, probe, trainer.strategy.root_device)
+            _remedy(config.init, classifier, data, probe, root)
         with stop.deferred():
             trainer.fit(classifier, datamodule=data, ckpt_path=last and last.path, weights_only=True)
 
 
-def _drawn(parts: Parts, config: DictConfig, data: ImageData, run_state: RunState | None) -> nn.Module:
+def _drawn(
+    parts: Parts,
+    config: DictConfig,
+    data: ImageData,
+    run_state: RunState | None,
+    device: torch.device,
+    check_stop: Callable[[], None],
+) -> nn.Module:
     """The network that a run begins with; run.json tells how it was found, and what the theory needs to know of it."""
     options, mode = config.init, parts.probe.views[0].batch_norm
     found: dict[str, dict[str, float]] = {}
@@ -239,7 +247,9 @@ def _drawn(parts: Parts, config: DictConfig, data: ImageData, run_state: RunStat
         return chosen
 
     def dominance(network: nn.Module) -> float:
+        check_stop()
         labels, chunk = torch.zeros(len(images()), dtype=torch.int64), max(2, parts.probe.chunk)
+        network.to(device)
         return measure(network, images(), labels, batch_norm=mode, chunk=chunk, transform=data.scale).dominance
 
     with _checks.within("init"):
@@ -248,6 +258,7 @@ def _drawn(parts: Parts, config: DictConfig, data: ImageData, run_state: RunStat
             network, found["init"] = initialization.of_dominance(
                 parts.make_network, config.init_seed, dominance, target, *limits
             )
+            log.info("draw %(draws)s has dominance %(dominance).3g", found["init"])
         else:
             network = parts.make_network()
         moments = initialization.input_moments(data.scale(images())) if isinstance(network, MLP) else (1.0, 0.0)
@@ -412,6 +423,8 @@ def _check_init(options: DictConfig, has_batch_norm: bool) -> None:
         _checks.integer("draws", options.get("draws", 100), at_least=1)
     if options.get("drift_ratio") is not None:
         _checks.number("drift_ratio", options.drift_ratio, at_least=0)
+        if options.get("_target_") != "igb.initialization.mean_field":
+            raise InputError("drift_ratio needs init=mean_field")
         if options.get("target_dominance") is not None:
             raise InputError("drift_ratio and target_dominance cannot both be set")
 

@@ -270,8 +270,9 @@ def set_drift_ratio(
         raise InputError("drift_ratio needs model=mlp, whose theory is known; target_dominance is for any network")
     norm = network.norm if not network.norm.startswith("batch") or batch_norm == "batch" else "none"
     found = theory.weight_variance_of(
-        ratio, network.activation, bias_variance, len(network.layers) + 1, correlation, variance, norm, network.residual
-    )
+        ratio, network.activation, bias_variance, len(network.layers) + 1, correlation=correlation, variance=variance,
+        norm=norm, residual=network.residual,
+    )  # fmt: skip
     with torch.no_grad():
         for weight in _weights(network):
             weight.mul_(found**0.5)

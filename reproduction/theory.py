@@ -229,5 +229,7 @@ if __name__ == "__main__":
             Path(given[0]).mkdir(parents=True, exist_ok=True)
             measure_all(Path(given[0]), given[1:])
         draw_all(Path(given[0]))
+    except OSError as error:
+        sys.exit(f"igb: {error.filename} cannot be read or written ({error.strerror})")
     except InputError as error:
         sys.exit(f"igb: {error}")

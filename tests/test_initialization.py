@@ -362,6 +362,7 @@ def test_a_dominance_that_no_draw_has_is_one_line(tmp_path):
         (["init.target_dominance=0.5", "init.tolerance=-1"], "init.tolerance=-1 must be"),
         (["init.target_dominance=0.5", "init.draws=0"], "init.draws=0 must be a whole number of at least 1"),
         (["init=mean_field", "init.drift_ratio=-2"], "init.drift_ratio=-2 must be"),
+        (["init=he", "+init.drift_ratio=2"], "init.drift_ratio needs init=mean_field"),
         (
             ["init=mean_field", "init.drift_ratio=1", "init.target_dominance=0.5"],
             "init.drift_ratio and target_dominance",

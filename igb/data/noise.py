@@ -7,6 +7,7 @@ import codecs
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,7 @@ class Human:
                     torch.hub.download_url_to_file(HUMAN_URL, str(whole), progress=False)
                     _arrays(whole, HUMAN_LABELS)  # it may be cut off, or the page of a portal
                     whole.replace(path)
-            except (OSError, InputError) as error:
+            except (OSError, HTTPException, InputError) as error:
                 raise InputError(
                     f"noise.path=null, and {HUMAN_URL} could not be downloaded ({one_line(error)}); "
                     f"set it to where you have {HUMAN_ORIGIN}"

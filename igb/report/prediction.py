@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from omegaconf.errors import OmegaConfBaseException
+
 from igb import theory
+from igb._checks import InputError
 from igb.folder.identity import current_target
 from igb.report.runs import Run
 from igb.report.settings import Panel, swept
@@ -14,7 +17,6 @@ from igb.report.settings import Panel, swept
 NETWORK = "igb.models.MLP"
 RULES = {"igb.initialization.mean_field", "igb.initialization.he"}
 KEYS = ("init.weight_variance", "init.bias_variance", "init.drift_ratio", "model.depth", "model.width")  # of an axis
-MANY = 10  # runs of a setting whose distribution is drawn
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,19 @@ def drift_ratio_of(run: Run, mode: str) -> float | None:
     It covers `igb.models.MLP`, drawn by `mean_field` or `he` and neither chosen nor centred. Untouched running
     statistics of batch norm are the identity.
     """
+    try:
+        return _of(run, mode)
+    except (
+        InputError,
+        OmegaConfBaseException,
+        AttributeError,
+        KeyError,
+        TypeError,
+    ):  # a damaged run.json
+        return None
+
+
+def _of(run: Run, mode: str) -> float | None:
     model, rule, inputs = run.config.get("model") or {}, run.config.get("init") or {}, run.info.get("inputs")
     if current_target(str(model.get("_target_"))) != NETWORK or rule.get("_target_") not in RULES or not inputs:
         return None
@@ -93,7 +108,7 @@ def predictions(panels: Sequence[Panel]) -> list[Prediction]:
 def axis(found: Sequence[Prediction]) -> Axis | None:
     """The key of numbers with the most values among the runs, and a line for each combination of all else."""
     runs = [prediction.panel.runs[0] for prediction in found]
-    keys = [key for key in swept(runs) if key in KEYS]
+    keys = [key for key in swept(runs) if key in KEYS and all(isinstance(run.value(key), int | float) for run in runs)]
     if not keys:
         return None
     key = max(keys, key=lambda key: len({run.value(key) for run in runs}))

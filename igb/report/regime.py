@@ -87,7 +87,8 @@ def regime_maps(runs: Sequence[Run], threshold: float = THRESHOLD) -> list[Regim
             for measure in MEASURES
         }
         edges = {}
-        if {x_key, y_key} == set(PLANE) and drift_ratio_of(runs[0], runs[0].modes[0]) is not None:
+        in_plane = {x_key, y_key} == set(PLANE) and all(map(_is_number, [*values[x_key], *values[y_key]]))
+        if in_plane and drift_ratio_of(runs[0], runs[0].modes[0]) is not None:
             activation = rows[0].get("config.model.activation", runs[0].value("model.activation"))
             edges = _edges(str(activation), values, x_key == PLANE[0])
         maps.append(RegimeMap(", ".join(titles), x_key, y_key, x_values, y_values, cells, edges))

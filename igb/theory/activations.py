@@ -256,6 +256,13 @@ def activation_of(activation: "str | Activation | Function") -> Activation:
     raise InputError(f"activation={activation} must be one of {', '.join(ACTIVATIONS)}, or a function of arrays")
 
 
+def equidistant(count: int) -> tuple[Array, Array]:
+    """Nodes of the trapezoidal rule and their weights under the standard normal distribution, both [count]."""
+    nodes = np.linspace(-REACH, REACH, count)
+    weights = np.exp(-(nodes**2) / 2)
+    return nodes, weights / weights.sum()
+
+
 def _relative(places: Array, scale: Array) -> Array:
     """Places in units of a scale, within REACH."""
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -268,9 +275,7 @@ def _nodes(count: int, breaks: Array) -> tuple[Array, Array]:
     With breaks [..., B] they are [..., N], as many Gauss-Legendre nodes between any two; without, equidistant, [N].
     """
     if breaks.shape[-1] == 0:
-        nodes = np.linspace(-REACH, REACH, count)
-        weights = np.exp(-(nodes**2) / 2)
-        return nodes, weights / weights.sum()
+        return equidistant(count)
     ends = np.full((*breaks.shape[:-1], 1), REACH)
     edges = np.sort(np.concatenate([-ends, breaks, ends], axis=-1), axis=-1)
     at, weights = np.polynomial.legendre.leggauss(count)

@@ -9,7 +9,7 @@ from scipy import special
 
 from igb import _checks
 from igb._checks import InputError
-from igb.theory.activations import REACH, Array
+from igb.theory.activations import REACH, Array, equidistant
 
 NODES = 80  # of each dimension of an integral; half as many give the same to 1e-9
 SAMPLES = 10_000  # behind `probability_above` for more than two classes
@@ -35,7 +35,7 @@ class Guesses:
         root = math.sqrt(self.drift_ratio)
         if self.classes == 2:
             return 0.5 + math.atan(root) / math.pi
-        nodes, weights = _nodes()
+        nodes, weights = equidistant(NODES)
         a, e = _no_zero(nodes[:, None]), nodes[None]
         k = _no_zero((e + root * a) / math.sqrt(1 + self.drift_ratio))
         scaled = k * math.sqrt(1 + self.drift_ratio)
@@ -54,7 +54,7 @@ class Guesses:
         c = self.drift_ratio / (1 + self.drift_ratio)
         if self.classes == 2:
             return 0.5 + math.asin(c) / math.pi
-        nodes, weights = _nodes()
+        nodes, weights = equidistant(NODES)
         apart = 1 / (1 + self.drift_ratio)  # 1 - c
         common, own = math.sqrt((1 + c) / 2) * nodes[:, None], math.sqrt(apart / 2) * nodes[None]
         s, t = _no_zero(common + own), _no_zero(common - own)
@@ -139,12 +139,6 @@ def guesses(drift_ratio: float, classes: int) -> Guesses:
     if drift_ratio != math.inf:
         _checks.number("drift_ratio", drift_ratio, at_least=0)
     return Guesses(float(drift_ratio), _checks.integer("classes", classes, at_least=2))
-
-
-def _nodes() -> tuple[Array, Array]:
-    nodes = np.linspace(-REACH, REACH, NODES)
-    weights = np.exp(-(nodes**2) / 2)
-    return nodes, weights / weights.sum()
 
 
 def _no_zero(values: Array) -> Array:

@@ -228,7 +228,10 @@ def _of_limit(phi: Activation, weight_variance: float, q: float) -> tuple[float,
     at = np.array([LARGEST if q == math.inf else VANISHED if q == 0 else 1.0])
     moment, slope = phi.second_moment(at), phi.slope(at)
     chi = (weight_variance * slope).item()
-    if abs((phi.split(at / 2, at / 2)[0] / (moment / 2)).item() - 1) < 1e-5:  # a straight line keeps the correlation
+    if q == math.inf:  # and faster than a straight line
+        chi = math.inf
+    kept = [phi.split(at * share, at * (1 - share))[0] / (moment * share) for share in (0.2, 0.5)]
+    if np.allclose(kept, 1, rtol=1e-5):  # a straight line keeps every correlation
         return chi, math.nan
     relative = at * slope / moment
     return chi, _shares(phi, at, moment, np.where(relative < 1 + 1e-3, 0, relative)).item()

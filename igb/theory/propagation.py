@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq
@@ -109,28 +109,23 @@ def propagate(
 
 
 def weight_variance_of(
-    drift_ratio: float,
-    activation: str | Activation | Function,
-    bias_variance: float,
-    depth: int,
-    correlation: float = 0.0,
-    variance: float = 1.0,
-    norm: str = "none",
-    residual: bool = False,
+    drift_ratio: float, activation: str | Activation | Function, bias_variance: float, depth: int, **options: Any
 ) -> float:
     """The weight variance at which `propagate` gives the logits a drift ratio: the largest, between 0.01 and 100.
 
-    Arguments are those of `propagate`. Raises InputError, with what can be had, if no weight variance gives it.
+    Arguments and `options` are those of `propagate`. Raises InputError, with what can be had, if none gives it.
     """
     _checks.number("drift_ratio", drift_ratio, at_least=0)
-    options = (bias_variance, depth, correlation, variance, norm, residual)
+
+    def at(log_weight: float) -> float:
+        return float(propagate(activation, math.exp(log_weight), bias_variance, depth, **options).drift_ratio[-1])
 
     def excess(log_weight: float) -> float:
-        found = propagate(activation, math.exp(log_weight), *options).drift_ratio[-1]
+        found = at(log_weight)
         return math.log(found / drift_ratio) if drift_ratio and found else found - drift_ratio
 
     logs = np.linspace(math.log(0.01), math.log(100), 61)
-    found = np.array([propagate(activation, math.exp(one), *options).drift_ratio[-1] for one in logs])
+    found = np.array([at(one) for one in logs])
     known = np.flatnonzero(np.isfinite(found))
     above = found > drift_ratio
     for low, high in zip(known[-2::-1], known[:0:-1], strict=True):

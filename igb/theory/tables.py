@@ -42,6 +42,8 @@ def command(
     weights = _numbers("weight_variance", weight_variance) or None
     biases = _numbers("bias_variance", bias_variance) or None
     if phase_diagram:
+        if norm != "none" or residual or correlation:
+            raise InputError("phase-diagram is of networks without norm and residuals, from independent inputs")
         folder = make_folder(output or Path("theory"), exclusively=False)
         write_phase_diagrams(
             folder,
@@ -51,13 +53,14 @@ def command(
         )
         print(f"the phase diagram is {folder / 'phase_diagram.png'}; .pdf and .csv are beside it")
         return
+    kept = make_folder(output, exclusively=False) if output is not None else None  # before the work
     found = table(
         activations, weights or [2.0], biases or [0.0], _numbers("depth", depth, int), classes, correlation=correlation,
         norm=norm, residual=residual,
     )  # fmt: skip
     print(found.to_string(index=False, float_format="{:.4g}".format, na_rep="-"))
-    if output is not None:
-        found.to_csv(make_folder(output, exclusively=False) / "theory.csv", index=False)
+    if kept is not None:
+        found.to_csv(kept / "theory.csv", index=False)
 
 
 def _numbers(name: str, text: str | None, kind: Any = float) -> list[Any]:

@@ -23,7 +23,8 @@ def a_run(folder, weights=2.0, biases=0.1, depth=3, seed=0, guess=0.8, **entries
     options = {"init.weight_variance": weights, "init.bias_variance": biases, "model.depth": depth, "seed": seed}
     config = {
         "seed": seed, "model": MODEL | {"depth": depth} | entries.pop("model", {}),
-        "init": RULE | {"weight_variance": weights, "bias_variance": biases} | entries.pop("init_config", {}),
+        "init": entries.pop("rule", None)
+        or RULE | {"weight_variance": weights, "bias_variance": biases} | entries.pop("init_config", {}),
     }  # fmt: skip
     name = ",".join(f"{key}={value}" for key, value in options.items())
     overrides = name.split(",")
@@ -55,7 +56,7 @@ def test_a_run_is_predicted_from_its_config_and_its_inputs(tmp_path):
         ({"model": {"norm": "layer_before", "residual": True}}, {"norm": "layer_before", "residual": True}),
         ({"model": {"norm": "batch_before"}}, {}),  # untouched running statistics are the identity
         ({"model": {"norm": "batch_before"}, "init_config": {"calibrate": True}}, {"norm": "batch_before"}),
-        ({"init_config": {"_target_": "igb.initialization.he"}}, {}),
+        ({"rule": {"_target_": "igb.initialization.he"}}, {"bias_variance": 0.0}),
     ],
     ids=["dial", "edge", "layer norm", "batch norm", "calibrated", "he"],
 )
@@ -71,8 +72,10 @@ def test_what_the_run_was_drawn_as_counts(tmp_path, entries, expected):
     [
         {"model": {"_target_": "igb.models.CNN"}}, {"init_config": {"_target_": "igb.initialization.own"}},
         {"init_config": {"target_dominance": 0.5}}, {"init_config": {"center": True}}, {"inputs": None},
+        {"inputs": "torn"}, {"inputs": {"variance": 0.8}}, {"model": {"activation": "mine"}},
+        {"model": {"depth": None}},
     ],
-    ids=["network", "rule", "chosen", "centred", "older"],
+    ids=["network", "rule", "chosen", "centred", "older", "torn", "half", "activation", "depth"],
 )  # fmt: skip
 def test_other_runs_are_not_covered(tmp_path, entries):
     a_run(tmp_path, **entries)
@@ -104,6 +107,21 @@ def test_the_figure_has_a_line_of_the_theory_and_a_point_for_each_setting(tmp_pa
     assert sum(patch.get_height() * patch.get_width() for patch in right.patches if hasattr(patch, "get_height")) == (
         pytest.approx(1)
     )
+
+
+def test_runs_without_the_key_of_an_axis_do_not_break_it(tmp_path):
+    for biases in (0.05, 0.5):
+        a_run(tmp_path, 2.0, biases)
+        a_run(tmp_path, 3.0, biases)
+    a_run(tmp_path, 4.0, 0.2, rule={"_target_": "igb.initialization.he"})
+    for file in tmp_path.glob("*4.0*/.hydra/overrides.yaml"):
+        file.write_text('["init=he", "seed=0"]')
+    runs = read(tmp_path)
+    found = predictions(panels(runs))
+    assert len(found) == 5
+    assert axis(found) is None
+    assert len(figures.theory(found).axes) == 2
+    assert all(one.edges == {} for one in regime_maps(runs))
 
 
 def test_the_page_has_the_picture_and_the_tables_the_numbers(tmp_path):

@@ -138,3 +138,11 @@ def test_every_activation_has_a_diagram(name):
 def test_bad_input_is_one_line(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_what_grows_faster_than_a_straight_line_has_a_correlation_of_its_own():
+    """E x^2 x'^2 = q^2 (1 + 2 c^2), so that (1 + 2 c^2) / 3 = c at c = 1/2, to which inputs come."""
+    found = fixed_point(np.square, 2.0, 0.1)
+    assert (found.variance, found.chi) == (math.inf, math.inf)
+    assert found.correlation == pytest.approx(0.5)
+    assert found.drift_ratio == pytest.approx(1)

@@ -68,6 +68,8 @@ def test_several_activations_are_drawn_with_their_edges(typed, tmp_path):
         ("tanh --classes 1", "classes=1 must be a whole number of at least 2"),
         ("tanh --norm group", "norm=group must be one of none"),
         ("swish --phase-diagram", "activation=swish must be one of relu"),
+        ("tanh --phase-diagram --norm batch_before", "phase-diagram is of networks without norm"),
+        ("relu --output /dev/null/here", "the output folder /dev/null/here cannot be written"),
     ],
 )
 def test_bad_input_is_one_line(typed, line, message):
