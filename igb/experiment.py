@@ -181,10 +181,10 @@ def carry_out(
         if run_state:
             kept = last.records if last else NO_RECORDS
             make_logger = parts.make_logger and functools.partial(
-                RunLogger, parts.make_logger, config, run_state, name, data.class_names
+                RunLogger, parts.make_logger, config, run_state, name, data.classes
             )
             records = Records(  # which looks for what was recorded before run.json says that the run has begun
-                run_state, config, data.class_names, loss_schedule, probe, schedule, stopwatch,
+                run_state, config, data.classes, loss_schedule, probe, schedule, stopwatch,
                 labelled is not None, make_logger, kept,
             )  # fmt: skip
             run_state.resume(last.step, last.records["seconds"]) if last else run_state.start_anew()
@@ -198,7 +198,7 @@ def carry_out(
             folder, schedule, stopwatch, step_losses, records, stop, config.trainer.checkpoint_minutes, last
         )
         probing = ProbeCallback(
-            probe, test_images, data.test_labels[order], data.scale, len(data.class_names), schedule,
+            probe, test_images, data.test_labels[order], data.scale, len(data.classes), schedule,
             stopwatch, records.record if records else _drop, stop.check, first_step, labelled,
             records.record_memorisation if records else _drop,
         )  # fmt: skip
@@ -286,7 +286,7 @@ def _remedy(options: DictConfig, classifier: Classifier, data: ImageData, probe:
         initialization.calibrate(classifier, chunks())
     if options.get("center"):
         with _checks.within("init"):
-            initialization.center(classifier, chunks, len(data.class_names), probe.views[0].batch_norm)
+            initialization.center(classifier, chunks, len(data.classes), probe.views[0].batch_norm)
 
 
 def data_entries(config: DictConfig) -> dict[str, Any]:
@@ -342,11 +342,13 @@ def build(config: DictConfig, on_this_machine: bool = True) -> Parts:
     if config.get("objective") is not None:
         _checks.choice("objective", config.objective, OBJECTIVES)
     data = _make(config, "data")
+    with _checks.within("data"):
+        classes = len(data.classes)
     has_noise = OmegaConf.select(config, "noise._target_") is not None
     noise = _make(config, "noise", without=("images",)) if has_noise else None
     if noise is not None:
         with _checks.within("noise"):  # one image of each class at least
-            _checks.integer("images", config.noise.get("images", 1000), at_least=len(data.class_names))
+            _checks.integer("images", config.noise.get("images", 1000), at_least=classes)
         noise.check(data)
     with torch.random.fork_rng(devices=[]):  # a loss may have parameters
         torch.default_generator.manual_seed(config.init_seed)
@@ -366,7 +368,6 @@ def build(config: DictConfig, on_this_machine: bool = True) -> Parts:
             f"trainer.num_nodes={trainer.num_nodes} needs hydra/launcher=slurm, or torchrun on each node; see "
             "docs/clusters.md"
         )
-    classes = len(data.class_names)
     arguments = network_arguments(classes, data.channels)
     config = config.copy()
     with open_dict(config):

@@ -23,7 +23,7 @@ from igb.data.scaling import SCALINGS, affine
 from igb.training.stopping import SIGNALS
 
 # Options that do not change the decoded images.
-SERVING = {"batch_size", "scaling", "seed", "cache_dir", "trainer", "memory", "workers", "imbalance"}
+SERVING = {"batch_size", "scaling", "seed", "cache_dir", "trainer", "memory", "workers", "imbalance", "modulo"}
 MEMORIES = ("auto", "device", "host", "map")
 
 
@@ -48,10 +48,11 @@ class ImageData(pl.LightningDataModule):
         imbalance: how many times more images the first class trains with than the last, at least 1; the part of its
             images that class k keeps falls exponentially with k (Y. Cui et al., arXiv 1901.05555). Which are kept is
             the same for every seed; scaling is by all images.
+        modulo: joins classes: of label k, the label is k mod this number, less than that of the source's classes.
         workers: processes of `map` that read batches ahead; 0 reads them when they are needed.
     """
 
-    class_names: Sequence[str]
+    class_names: Sequence[str]  # of the source; those trained with are `classes`
     train_images: Tensor  # uint8 [N, C, H, W]
     train_labels: Tensor  # int64 [N]
     true_labels: Tensor  # of the training images, where `train_labels` are noisy
@@ -70,6 +71,7 @@ class ImageData(pl.LightningDataModule):
         memory: str = "auto",
         workers: int = 2,
         imbalance: float = 1.0,
+        modulo: int | None = None,
     ) -> None:
         super().__init__()
         self.color = _checks.boolean("color", color)
@@ -81,6 +83,7 @@ class ImageData(pl.LightningDataModule):
         self.memory = _checks.choice("memory", memory, MEMORIES)
         self.workers = _checks.integer("workers", workers, at_least=0)
         self.imbalance = _checks.number("imbalance", imbalance, at_least=1)
+        self.modulo = modulo  # `classes` checks it, once the source has said which it has
         if memory == "map" and not self._is_cached:
             raise InputError(f"memory=map needs a source that is cached; {type(self).__name__} is not")
 
@@ -114,6 +117,8 @@ class ImageData(pl.LightningDataModule):
         self._mapped = self._maps[0] if self._maps else None
         for name, array in arrays.items():
             setattr(self, name, torch.from_numpy(array))
+        if self.modulo is not None:
+            self.train_labels, self.test_labels = self.train_labels % self.modulo, self.test_labels % self.modulo
         self.kept = self._kept()
         self._sampler = EpochSampler(self.kept, self.batch_size, self.seed)
 
@@ -122,7 +127,7 @@ class ImageData(pl.LightningDataModule):
         if self.imbalance == 1:
             return torch.arange(len(self.train_labels))
         order = torch.randperm(len(self.train_labels), generator=torch.Generator().manual_seed(0))
-        classes, parts = len(self.class_names), []
+        classes, parts = len(self.classes), []
         for k in range(classes):
             members = order[self.train_labels[order] == k]
             parts.append(members[: max(1, round(len(members) * self.imbalance ** (-k / (classes - 1))))])
@@ -144,6 +149,14 @@ class ImageData(pl.LightningDataModule):
         return images
 
     @property
+    def classes(self) -> Sequence[str]:
+        """The names of the classes that are trained with; InputError if `modulo` does not join classes."""
+        if self.modulo is None:
+            return self.class_names
+        _checks.integer("modulo", self.modulo, at_least=2, at_most=len(self.class_names) - 1)
+        return [f"{k} mod {self.modulo}" for k in range(self.modulo)]
+
+    @property
     def channels(self) -> int:
         """C, the channels of an image."""
         return 3 if self.color else 1
@@ -155,7 +168,7 @@ class ImageData(pl.LightningDataModule):
 
     def entries(self) -> dict[str, str | list[str]]:
         """What run.json says of the images: their hash (see `Summary`), and the names of their classes."""
-        return {"images": self._digest, "class_names": list(self.class_names)}
+        return {"images": self._digest, "class_names": list(self.classes)}
 
     def relabel(self, labels: Tensor) -> None:
         """Train with other labels [N]; `true_labels` keeps those of the source."""

@@ -47,7 +47,7 @@ class LabelNoise(ABC):
         """The given labels, int64 [N], of all training images; `data` are loaded and have the true ones."""
         generator = torch.Generator().manual_seed(_stream(seed))
         given = data.train_labels.clone()
-        for k in range(len(data.class_names)):
+        for k in range(len(data.classes)):
             members = data.kept[data.train_labels[data.kept] == k]
             chosen = members[self._chosen(len(members), round(self.rate * len(members)), generator)]
             given[chosen] = self._others(data, chosen, k, generator)
@@ -66,7 +66,7 @@ class Symmetric(LabelNoise):
     """Every other class alike."""
 
     def _others(self, data: ImageData, chosen: Tensor, k: int, generator: torch.Generator) -> Tensor:
-        classes = len(data.class_names)
+        classes = len(data.classes)
         return (k + 1 + torch.randint(classes - 1, (len(chosen),), generator=generator)) % classes
 
 
@@ -74,7 +74,7 @@ class Pairflip(LabelNoise):
     """The next class, and the first for the last (B. Han et al., "Co-teaching", arXiv 1804.06872)."""
 
     def _others(self, data: ImageData, chosen: Tensor, k: int, generator: torch.Generator) -> int:
-        return (k + 1) % len(data.class_names)
+        return (k + 1) % len(data.classes)
 
 
 class Asymmetric(LabelNoise):
@@ -86,7 +86,7 @@ class Asymmetric(LabelNoise):
 
     def check(self, data: ImageData) -> None:
         """Raise InputError for classes without published pairs."""
-        self._pairs(data.class_names)
+        self._pairs(data.classes)
 
     def _pairs(self, class_names: Sequence[str]) -> dict[str, str]:
         for pairs in (CIFAR10_PAIRS, MNIST_PAIRS):
@@ -97,7 +97,7 @@ class Asymmetric(LabelNoise):
         )
 
     def _others(self, data: ImageData, chosen: Tensor, k: int, generator: torch.Generator) -> int:
-        names = list(data.class_names)
+        names = list(data.classes)
         return names.index(self._pairs(names).get(names[k], names[k]))
 
 
@@ -120,7 +120,7 @@ class Instance(LabelNoise):
 
     def _others(self, data: ImageData, chosen: Tensor, k: int, generator: torch.Generator) -> Tensor:
         size = data.train_images[0].numel()
-        matrix = torch.randn(size, len(data.class_names), generator=generator)
+        matrix = torch.randn(size, len(data.classes), generator=generator)
         found = []
         for part in _batches.split(chosen, 500) if len(chosen) else ():
             scores = data.standardised(data.train_images[part]).flatten(1) @ matrix
@@ -174,7 +174,7 @@ class Human:
             raise InputError(f"path={self.path} has {len(given)} labels, but there are {len(data.train_labels)} images")
         if not torch.equal(true, data.train_labels):
             raise InputError(f"path={self.path} has the labels in another order than the images; use data=cifar10")
-        if given.min() < 0 or given.max() >= len(data.class_names):
+        if given.min() < 0 or given.max() >= len(data.classes):
             raise InputError(f"path={self.path} has labels that are no classes")
         return given
 

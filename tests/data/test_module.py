@@ -425,3 +425,19 @@ def test_noise_is_exact_in_a_tail(digits):
     wrong = (given != data.train_labels)[data.kept]
     labels = data.train_labels[data.kept]
     assert [int(wrong[labels == k].sum()) for k in range(10)] == [round(0.4 * n) for n in labels.bincount().tolist()]
+
+
+def test_classes_of_one_remainder_are_joined(digits):
+    data = Digits(modulo=2)
+    assert data.classes == ["0 mod 2", "1 mod 2"]
+    data.setup()
+    assert torch.equal(data.train_labels, digits.train_labels % 2)
+    assert torch.equal(data.test_labels, digits.test_labels % 2)
+    assert torch.equal(data.train_images, digits.train_images)
+    assert data.entries()["class_names"] == data.classes
+    tail = Digits(modulo=5, imbalance=20)
+    tail.setup()
+    assert tail.train_labels[tail.kept].bincount().argsort(descending=True).tolist() == [0, 1, 2, 3, 4]
+    for wrong in (1, 10, 2.5):
+        with pytest.raises(InputError, match=f"modulo={wrong} must be a whole number from 2 to 9"):
+            Digits(modulo=wrong).classes  # noqa: B018
