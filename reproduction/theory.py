@@ -34,6 +34,7 @@ DEEP = {"tanh": [(1.5, 0.1), (2.0, 0.1), (3.0, 0.1)], "relu": [(2.0, 0.0), (1.5,
 WEIGHTS = {"tanh": (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0), "relu": (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)}
 BIASES = (0.02, 0.25, 0.5, 0.75, 1.0)
 NORM_AT = (2.0, 0.1)
+FINE = 25  # points along each axis of the theory's phase diagram
 RATIOS, NETWORKS, SHALLOW = (0.05, 1.0, 10.0), 400, 6
 IMAGES = 500
 
@@ -153,19 +154,22 @@ def depths(table: pd.DataFrame) -> Figure:
 
 
 def phases(table: pd.DataFrame) -> Figure:
-    """The correlation of measured networks over both variances, and the edges of the theory."""
-    figure = Figure(figsize=(7.2, 3.0), layout="constrained")
-    grid = figure.subplots(1, 2, sharey=True)
-    for axes, (activation, part) in zip(grid, table.groupby("activation"), strict=True):
-        axes.set(xlim=(0.2, 4.2), ylim=(-0.05, 1.08), title=str(activation))
-        colours = part["correlation"].fillna(1.0)
-        dots = axes.scatter(
-            part["weight_variance"], part["bias_variance"], c=colours, s=60, vmin=0, vmax=1, edgecolor="0.3"
-        )
-        draw_edges(axes, str(activation))
+    """The correlation over both variances, by the theory and as measured, and the edges of deep networks."""
+    figure = Figure(figsize=(7.2, 4.8), layout="constrained")
+    grid = figure.subplots(2, 2, sharex=True, sharey=True)
+    for row, (activation, part) in zip(grid, table.groupby("activation"), strict=True):
+        measured = part.pivot_table(index="bias_variance", columns="weight_variance", values="correlation")
+        weights, biases = np.linspace(0.25, 4.25, FINE), np.linspace(0.02, 1.1, FINE)
+        theory = [[propagate(str(activation), w, b, DEPTH).correlation[-2] for w in weights] for b in biases]
+        fields = [(weights, biases, theory, "theory"), (measured.columns, measured.index, measured, "measured")]
+        for axes, (x, y, values, title) in zip(row, fields, strict=True):
+            shown = axes.pcolormesh(x, y, np.asarray(values), vmin=0, vmax=1, shading="nearest")
+            axes.set(xlim=(0.25, 4.25), ylim=(0.0, 1.1), title=f"{activation}, {title}")
+            draw_edges(axes, str(activation))
+        row[0].set_ylabel(r"bias variance $\sigma_b^2$", parse_math=True)
+    for axes in grid[-1]:
         axes.set_xlabel(r"weight variance $\sigma_w^2$", parse_math=True)
-    grid[0].set_ylabel(r"bias variance $\sigma_b^2$", parse_math=True)
-    figure.colorbar(dots, ax=list(grid)).set_label(f"correlation in layer {DEPTH - 1}")
+    figure.colorbar(shown, ax=list(grid.flat)).set_label(f"correlation in layer {DEPTH - 1}")
     handles = [Line2D([], [], color="black", linestyle=dash, label=name) for name, (_, dash) in EDGES.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     return figure

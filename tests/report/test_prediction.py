@@ -152,3 +152,8 @@ def test_a_map_over_the_plane_has_the_edges(tmp_path):
     assert x == pytest.approx(theory.edge_of_chaos("tanh", 0.05) - 1)  # in cells, of one to a variance
     axes = figures.regime_map([one]).axes[0]
     assert [line.get_label() for line in axes.lines] == ["edge of chaos", "neutral edge"]
+    report.write([tmp_path])
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert f'<polyline class="edge" points="{x:.3f},{y:.3f} ' in page
+    assert page.count("<svg aria-hidden") == len(one.cells)
+    assert "edge of chaos (solid), neutral edge (dashed)" in page
