@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from numbers import Integral, Real
 from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
@@ -17,17 +18,18 @@ class InputError(ValueError):
 
 def number(name: str, value: Any, *, at_least: float = -math.inf, at_most: float = math.inf) -> float:
     """Return `value` if it is a finite number within the two bounds; raise InputError otherwise."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     if not is_number or not at_least <= value <= at_most:
         raise InputError(f"{name}={value} must be a finite number{_bounds(at_least, at_most)}")
     return float(value)
 
 
-def integer(name: str, value: object, *, at_least: int, at_most: float = math.inf) -> int:
+def integer(name: str, value: Any, *, at_least: int, at_most: float = math.inf) -> int:
     """Return `value` if it is a whole number within the two bounds; raise InputError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int) or not at_least <= value <= at_most:
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not is_whole or not at_least <= value <= at_most:
         raise InputError(f"{name}={value} must be a whole number{_bounds(at_least, at_most)}")
-    return value
+    return int(value)
 
 
 def seed(name: str, value: object) -> int:

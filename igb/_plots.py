@@ -1,7 +1,7 @@
 """Style, colours and bar charts that igb's figures share; the only plotting library is matplotlib."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -68,11 +68,12 @@ def trace(table: "pd.DataFrame", theory: "Propagation | None") -> Figure:
     return figure
 
 
-def log_axis(axes: Axes) -> None:
-    """Make the vertical axis logarithmic, with plain numbers at its ticks."""
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.yaxis.set_minor_formatter(lambda value, _: "")
+def log_axis(axes: Axes, name: Literal["x", "y"] = "y") -> None:
+    """Make an axis logarithmic, with plain numbers at its ticks."""
+    axes.set(**{f"{name}scale": "log"})
+    axis = {"x": axes.xaxis, "y": axes.yaxis}[name]
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(lambda value, _: "")
 
 
 def class_colours(classes: int) -> list[str]:

@@ -265,7 +265,8 @@ def _drawn(
         if isinstance(network, MLP):
             found["inputs"] = dict(zip(("variance", "correlation"), moments, strict=True))
         if (ratio := options.get("drift_ratio")) is not None:
-            variance = initialization.set_drift_ratio(network, ratio, options.bias_variance, *moments, mode)
+            by = "batch" if options.get("calibrate") else mode  # running statistics then are those of the data
+            variance = initialization.set_drift_ratio(network, ratio, options.bias_variance, *moments, by)
             found["init"] = {"weight_variance": variance}
     if found and run_state:
         run_state.update(**found)

@@ -163,7 +163,11 @@ def _biases(network: nn.Module) -> Iterator[Tensor]:
 
 def _edge(network: nn.Module, bias_variance: float) -> float:
     """The weight variance at the edge of chaos; InputError if the network's activation or its edge is not known."""
-    found = {ACTIVATIONS[type(layer)] for layer in network.modules() if type(layer) in ACTIVATIONS} or {"linear"}
+    found = {ACTIVATIONS[type(layer)] for layer in network.modules() if type(layer) in ACTIVATIONS}
+    if isinstance(network, MLP):
+        found = {network.activation}
+    if not found:
+        raise InputError(f"relative_to_edge=true needs layers of one of {', '.join(ACTIVATIONS.values())}; it has none")
     if len(found) > 1:
         raise InputError(
             f"relative_to_edge=true needs a network of one activation; it has {' and '.join(sorted(found))}"
@@ -255,7 +259,7 @@ def input_moments(images: Tensor) -> tuple[float, float]:
     """
     pixels = images.flatten(1).double()
     variance = pixels.square().mean().item()
-    return variance, pixels.mean(dim=0).square().mean().item() / variance
+    return variance, pixels.mean(dim=0).square().mean().item() / variance if variance else 0.0
 
 
 def set_drift_ratio(

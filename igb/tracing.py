@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from igb import _batches, _checks
 from igb._checks import InputError
@@ -46,7 +47,7 @@ def trace(
 ) -> Trace:
     """Measure how variance and correlation pass through a network, layer by layer, in one pass over the images.
 
-    A layer is any module with a parameter of its own of two or more dimensions: linear, convolution, attention. Its
+    A layer is any module with a weight of its own of two or more dimensions: linear, convolution, attention. Its
     output before norm and activation is z[n, i], of images n and units i: channels and positions. In the terms of
     `igb.theory` (arXiv 2505.12096), with averages over the units in place of those over weights,
 
@@ -96,6 +97,7 @@ def drift_ratio(
     With features h[n, f] before the head, a linear layer whose weights have mean square s^2 and its biases b^2, the
     logits have T = s^2 sum_f (mean_n h[n, f])^2 + b^2 and V = s^2 sum_f Var_n h[n, f] over heads of this size; the
     drift ratio is T / V. The K logits of one head alone give it to a factor of 1 +- sqrt(2 / (K - 1)), 47 % for ten.
+    Of the biases there are no more than K: where b^2 is a large part of T, it is known to 1 +- sqrt(2 / K) itself.
     What dominance it brings: `igb.theory.guesses`.
 
     Arguments are those of `trace`. Raises InputError for a network whose last layer with weights is not linear, and for
@@ -154,6 +156,12 @@ class _Moments:
         return self.mean.square().mean().item()
 
 
+def _has_weights(layer: nn.Module) -> bool:
+    """Whether a module has a weight of its own, by itself or computed from others, as by weight norm."""
+    named = [name for name, one in layer.named_parameters(recurse=False) if one.ndim > 1 and name.endswith("weight")]
+    return bool(named) or parametrize.is_parametrized(layer)
+
+
 def _run(
     network: nn.Module,
     images: Any,
@@ -175,7 +183,7 @@ def _run(
     layers = [
         (name or type(layer).__name__, layer)
         for name, layer in network.named_modules()
-        if any(parameter.ndim > 1 for parameter in layer.parameters(recurse=False))
+        if _has_weights(layer) and ".parametrizations." not in f".{name}."
     ]
     if not layers:
         raise InputError("network has no layer with weights, such as nn.Linear or nn.Conv2d")

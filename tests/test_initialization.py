@@ -261,6 +261,8 @@ def test_the_orthogonal_rule_keeps_lengths():
         (lambda net: initialization.mean_field(net, 1.0, 0.1, 1), "relative_to_edge=1 must be true or false"),
         (lambda net: initialization.mean_field(nn.Sequential(nn.ReLU(), nn.Tanh()), 1.0, 0.1, True),
          "relative_to_edge=true needs a network of one activation; it has relu and tanh"),
+        (lambda net: initialization.mean_field(nn.Sequential(nn.Linear(2, 2), nn.ELU()), 1.0, 0.1, True),
+         "relative_to_edge=true needs layers of one of relu, leaky_relu, .*; it has none"),
         (lambda net: initialization.mean_field(nn.Sequential(nn.GELU()), 1.0, 0.1, True), "there is no edge of chaos"),
         (lambda net: initialization.orthogonal(net, -1.0), "gain=-1.0 must be"),
     ],
@@ -303,7 +305,7 @@ def test_the_dial_sets_the_drift_ratio_of_an_mlp(tmp_path, ratio):
 
 def test_a_drift_ratio_that_cannot_be_had_says_what_can(tmp_path):
     message = (
-        r"init.drift_ratio=0.001 is given by no weight variance at depth 6 and bias_variance=0.1; what can be had is"
+        r"init.drift_ratio=0.001 is given by no weight variance from 0.01 to 100 at depth 6 and bias_variance=0.1; "
     )
     with pytest.raises(InputError, match=message):
         tiny_run(tmp_path, *DIAL, "init.bias_variance=0.1", "init.drift_ratio=0.001")
@@ -377,3 +379,17 @@ def test_targets_out_of_range_are_refused_before_images_are_read(options, messag
 def test_a_rule_out_of_range_names_its_group(tmp_path):
     with pytest.raises(InputError, match=r"^init\.weight_variance=-1 must be"):
         tiny_run(tmp_path, "init=mean_field", "init.weight_variance=-1")
+
+
+def test_the_dial_knows_of_calibrated_statistics(tmp_path):
+    """By which batch norm resets the drift ratio, as it does by those of a batch."""
+    options = (
+        *DIAL,
+        "model.norm=batch_before",
+        "init.bias_variance=0.1",
+        "init.drift_ratio=0.2",
+        "init.calibrate=true",
+    )
+    weight_variance = entries(tiny_run(tmp_path, *options))["init"]["weight_variance"]
+    expected = igb.theory.propagate("tanh", weight_variance, 0.1, 6, norm="batch_before").drift_ratio[-1]
+    assert expected == pytest.approx(0.2, rel=1e-3)

@@ -142,3 +142,19 @@ def test_it_is_drawn_with_the_theory():
 def test_bad_input_is_one_line(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_tokens_are_no_layers_and_computed_weights_are():
+    class WithToken(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.token = nn.Parameter(torch.zeros(1, 12))
+            self.layer = nn.utils.parametrizations.weight_norm(nn.Linear(12, 6))
+            self.head = nn.Linear(6, 3)
+
+        def forward(self, images):
+            return self.head(torch.tanh(self.layer(images + self.token)))
+
+    network = WithToken()
+    assert igb.trace(network, torch.randn(6, 12)).table["layer"].tolist() == ["layer", "head"]  # of six units
+    assert igb.drift_ratio(network, torch.randn(6, 12)) > 0

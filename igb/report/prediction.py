@@ -64,22 +64,33 @@ def drift_ratio_of(run: Run, mode: str) -> float | None:
         return None
 
 
+def activation_of_plane(run: Run, mode: str) -> str | None:
+    """The activation whose edges belong into a plane of a run's variances; None where there is a norm or a residual."""
+    if drift_ratio_of(run, mode) is None or run.config.init.get("relative_to_edge") or run.config.model.get("residual"):
+        return None
+    return str(run.value("model.activation")) if _norm(run, mode) == "none" else None
+
+
+def _norm(run: Run, mode: str) -> str:
+    """The norm of a run's MLP as it is at initialisation, where untouched running statistics are none."""
+    norm = str(run.config.model.get("norm", "none"))
+    untouched = mode == "running" and norm.startswith("batch") and not run.config.init.get("calibrate")
+    return "none" if untouched else norm
+
+
 def _of(run: Run, mode: str) -> float | None:
     model, rule, inputs = run.config.get("model") or {}, run.config.get("init") or {}, run.info.get("inputs")
     if current_target(str(model.get("_target_"))) != NETWORK or rule.get("_target_") not in RULES or not inputs:
         return None
     if rule.get("target_dominance") is not None or rule.get("center"):
         return None
-    norm = model.get("norm", "none")
-    if mode == "running" and norm.startswith("batch") and not rule.get("calibrate"):
-        norm = "none"
     activation, biases = model.get("activation", "relu"), rule.get("bias_variance", 0.0)
     weights = (run.info.get("init") or {}).get("weight_variance", rule.get("weight_variance", 2.0))
     if rule.get("relative_to_edge"):
         weights *= theory.edge_of_chaos(activation, biases)
     return _drift_ratio(
-        activation, weights, biases, model.get("depth", 2) + 1, inputs["correlation"], inputs["variance"], norm,
-        bool(model.get("residual")),
+        activation, weights, biases, model.get("depth", 2) + 1, inputs["correlation"], inputs["variance"],
+        _norm(run, mode), bool(model.get("residual")),
     )  # fmt: skip
 
 
@@ -99,7 +110,7 @@ def predictions(panels: Sequence[Panel]) -> list[Prediction]:
     found = []
     for panel in panels:
         ratios = [drift_ratio_of(run, panel.mode) for run in panel.runs]
-        known = [ratio for ratio in ratios if ratio is not None and math.isfinite(ratio)]
+        known = [ratio for ratio in ratios if ratio is not None and not math.isnan(ratio)]
         if len(known) == len(ratios):
             found.append(Prediction(panel, sum(known) / len(known), len(panel.runs[0].class_names)))
     return found

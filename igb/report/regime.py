@@ -11,7 +11,7 @@ import pandas as pd
 
 from igb import theory
 from igb.report.metrics import THRESHOLD, Censored, EventTime, grouped
-from igb.report.prediction import drift_ratio_of
+from igb.report.prediction import activation_of_plane
 from igb.report.runs import Run
 from igb.report.settings import swept
 from igb.report.summary import summarize_settings
@@ -88,9 +88,11 @@ def regime_maps(runs: Sequence[Run], threshold: float = THRESHOLD) -> list[Regim
         }
         edges = {}
         in_plane = {x_key, y_key} == set(PLANE) and all(map(_is_number, [*values[x_key], *values[y_key]]))
-        if in_plane and drift_ratio_of(runs[0], runs[0].modes[0]) is not None:
-            activation = rows[0].get("config.model.activation", runs[0].value("model.activation"))
-            edges = _edges(str(activation), values, x_key == PLANE[0])
+        alike = (
+            run for run in runs if fixed[:-1] == tuple(_text(run.value(key.removeprefix("config."))) for key in others)
+        )
+        if in_plane and (activation := activation_of_plane(next(alike), fixed[-1])):
+            edges = _edges(activation, values, x_key == PLANE[0])
         maps.append(RegimeMap(", ".join(titles), x_key, y_key, x_values, y_values, cells, edges))
     return maps
 

@@ -7,13 +7,13 @@ correlation T/(V + T), nothing cancels where the correlation is next to 1.
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from igb._checks import InputError
+from igb._checks import InputError, one_line
 
 Array = npt.NDArray[np.float64]
 Function = Callable[[Array], Array]
@@ -22,7 +22,7 @@ REACH = 8.5  # standard deviations to which normal distributions are integrated;
 TOLERANCE = 1e-8  # relative, of a quadrature; it stops when half as many more nodes change no more
 ROUNDING = 1e-14  # of a sum, relative
 FIRST_NODES, MOST_NODES = 48, 1500
-WIDE = 1000.0  # a variance from which what happens about 0 is narrow
+WIDE = 300.0  # a variance from which what happens about 0 is narrow
 SMOOTHED = np.array([-8.0, -4, -2, -1, 0, 1, 2, 4, 8])  # deviations of v about a kink, which it smooths
 CHUNK = 1_000_000  # values of an activation that are computed at once
 
@@ -42,8 +42,16 @@ class Activation:
     """
 
     def __init__(self, function: Function, name: str = "activation", kinks: Sequence[float] = ()) -> None:
-        self.function, self.name, self.kinks = function, name, np.array(kinks, dtype=float)
-        values = np.asarray(function(np.array([-3.0, -0.7, -0.1, 0.1, 0.7, 3.0])))
+        try:
+            self.function, self.name, self.kinks = function, name, np.array(kinks, dtype=float)
+            values = function(np.array([-3.0, -0.7, -0.1, 0.1, 0.7, 3.0]))
+        except Exception as error:  # of the user's function
+            raise InputError(f"activation={function} must be a function of arrays ({one_line(error)})") from error
+        is_real = isinstance(values, np.ndarray) and values.shape == (6,) and values.dtype.kind in "fiu"
+        if self.kinks.ndim != 1 or not is_real or not np.isfinite(values).all():
+            raise InputError(
+                f"activation={function} must give finite, real numbers in the shape it is given; kinks are a list"
+            )
         self._is_symmetric = any((values[:3] == sign * values[:2:-1]).all() for sign in (-1, 1))  # odd or even
         self._straight = 1e-20 if len(kinks) else 1e-10  # V / T below which a straight line errs less than rounding
 
@@ -71,6 +79,24 @@ class Activation:
     def slope(self, variance: Array) -> Array:
         """E phi'(sqrt(q) z)^2 for an array of q."""
         return self._average(lambda y: self.derivative(y) ** 2, variance)
+
+    def slope_over_variance(self, within: float, between: float) -> float:
+        """E_u [E_v phi'(y)^2 / Var_v phi(y)], where each neuron is divided by its own deviation over the data.
+
+        A neuron that is the same for all of the data has no part in it.
+        """
+        parts = np.array([[within], [between]], dtype=float)
+
+        def average(count: int) -> tuple[Array, Array]:
+            outer_weights, y, weights = next(self._conditional(parts, count, 1))
+            values = self.function(y)
+            variances = ((values - (values * weights).sum(axis=-1, keepdims=True)) ** 2 * weights).sum(axis=-1)
+            slopes = (self.derivative(y) ** 2 * weights).sum(axis=-1)
+            ratios = np.divide(slopes, variances, where=variances > 0, out=np.zeros_like(slopes))
+            found = (ratios * outer_weights).sum(axis=-1)
+            return found, ROUNDING * found
+
+        return float(self._converged(average, parts.sum(axis=0)).item())
 
     def derivative(self, y: Array) -> Array:
         """phi'(y), by central differences of the fourth order."""
@@ -117,10 +143,23 @@ class Activation:
 
     def _over_plane(self, parts: Array, count: int) -> tuple[Array, Array]:
         """The two averages of `split`, [2, N], and their rounding, for V and T, [2, N]."""
-        places = self._places(parts.sum(axis=0))
         points = parts.shape[1]
-        chunks = points if places.size else min(points, max(1, points * count**2 // CHUNK))
+        is_broken = self._places(parts.sum(axis=0)).size > 0
+        chunks = points if is_broken else min(points, max(1, points * count**2 // CHUNK))
         found = []
+        for outer_weights, y, weights in self._conditional(parts, count, chunks):
+            values = self.function(y)
+            means = (values * weights).sum(axis=-1)
+            variances = ((values - means[..., None]) ** 2 * weights).sum(axis=-1)
+            found.append([(variances * outer_weights).sum(axis=1), (means**2 * outer_weights).sum(axis=1)])
+        sums = np.concatenate(found, axis=1)
+        whole = sums.sum(axis=0)
+        rounding = ROUNDING * np.sqrt(sums * whole) + ROUNDING**2 * whole  # of squares of what is small beside the rest
+        return sums, rounding
+
+    def _conditional(self, parts: Array, count: int, chunks: int) -> Iterator[tuple[Array, Array, Array]]:
+        """Weights of nodes of u, and for each of them values y and weights of nodes of v, for V and T, [2, N]."""
+        places = self._places(parts.sum(axis=0))
         for part in np.array_split(parts, chunks, axis=1):
             v, t = np.sqrt(part)[:, :, None]  # [N, 1]
             smoothed = (self.kinks + v[..., None] * SMOOTHED[:, None]).reshape(len(v), -1)
@@ -133,15 +172,7 @@ class Activation:
                 )
             about = t * outer  # the means over v, [N, nodes]
             nodes, weights = _nodes(count, _relative(places - about[..., None], v[..., None]))
-            values = self.function(about[..., None] + v[..., None] * nodes)
-            means = (values * weights).sum(axis=-1)
-            variances = ((values - means[..., None]) ** 2 * weights).sum(axis=-1)
-            found.append([(variances * outer_weights).sum(axis=1), (means**2 * outer_weights).sum(axis=1)])
-        sums = np.concatenate(found, axis=1)
-        whole = sums.sum(axis=0)
-        return sums, ROUNDING * np.sqrt(
-            sums * whole
-        ) + ROUNDING**2 * whole  # of squares of what is small beside the rest
+            yield outer_weights, about[..., None] + v[..., None] * nodes, weights
 
     def _places(self, variance: Array) -> Array:
         """Where Gauss-Legendre nodes stop and start again; none where the trapezoidal rule is used."""
@@ -160,7 +191,7 @@ class LeakyReLU(Activation):
     """
 
     def __init__(self, slope: float = 0.01, name: str = "leaky_relu") -> None:
-        super().__init__(lambda x: np.where(x > 0, x, slope * x), name)
+        super().__init__(lambda x: np.where(x > 0, x, slope * x), name, kinks=[] if slope == 1 else [0.0])
         self.negative_slope = slope
 
     def split(self, within: Array, between: Array) -> tuple[Array, Array]:
@@ -249,10 +280,7 @@ def activation_of(activation: "str | Activation | Function") -> Activation:
     if isinstance(activation, str) and activation in ACTIVATIONS:
         return ACTIVATIONS[activation]
     if callable(activation):
-        values = np.asarray(activation(np.array([-1.0, 0.5])))
-        if values.shape == (2,) and np.isfinite(values).all():
-            return Activation(activation, getattr(activation, "__name__", "activation"))
-        raise InputError(f"activation={activation} must give finite numbers in the shape of what it is given")
+        return Activation(activation, getattr(activation, "__name__", "activation"))
     raise InputError(f"activation={activation} must be one of {', '.join(ACTIVATIONS)}, or a function of arrays")
 
 

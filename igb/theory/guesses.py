@@ -11,7 +11,7 @@ from igb import _checks
 from igb._checks import InputError
 from igb.theory.activations import REACH, Array, equidistant
 
-NODES = 80  # of each dimension of an integral; half as many give the same to 1e-9
+NODES = 160  # of each dimension of an integral; half as many give a thousand classes to 1e-3, ten to 1e-8
 SAMPLES = 10_000  # behind `probability_above` for more than two classes
 CHUNK = 2_000_000  # numbers that a sample computes at once
 
@@ -40,7 +40,7 @@ class Guesses:
         k = _no_zero((e + root * a) / math.sqrt(1 + self.drift_ratio))
         scaled = k * math.sqrt(1 + self.drift_ratio)
         others = _bivariate(np.broadcast_to(a, k.shape), k, e / a, (a - root * e) / scaled)
-        return float(self.classes * (weights @ others ** (self.classes - 1) @ weights))
+        return min(1.0, float(self.classes * (weights @ others ** (self.classes - 1) @ weights)))
 
     @functools.cached_property
     def agreement(self) -> float:
@@ -71,7 +71,7 @@ class Guesses:
         _checks.number("threshold", threshold, at_least=0, at_most=1)
         if threshold < 1 / self.classes:
             return 1.0
-        if self.classes == 2 and self.drift_ratio > 0:
+        if self.classes == 2 and 0 < self.drift_ratio < math.inf:
             return float(2 * special.ndtr(-special.ndtri(threshold) / math.sqrt(self.drift_ratio)))
         if self.drift_ratio in (0, math.inf):
             return float(self.mean_dominance > threshold + 1e-12)
@@ -87,9 +87,11 @@ class Guesses:
             raise InputError(f"classes={self.classes} must be 2 for a density")
         if self.drift_ratio in (0, math.inf):
             raise InputError(f"drift_ratio={self.drift_ratio} must be positive and finite for a density")
-        x = special.ndtri(np.asarray(share, dtype=float))
-        with np.errstate(invalid="ignore"):
-            found: Array = np.exp(x**2 / 2 * (1 - 1 / self.drift_ratio)) / math.sqrt(self.drift_ratio)
+        share = np.asarray(share, dtype=float)
+        if not ((share > 0) & (share < 1)).all():
+            raise InputError("share must be between 0 and 1, and neither")
+        x = special.ndtri(share)
+        found: Array = np.exp(x**2 / 2 * (1 - 1 / self.drift_ratio)) / math.sqrt(self.drift_ratio)
         return found
 
     def sample(self, count: int, images: int | None = None, seed: int = 0) -> Array:
@@ -136,7 +138,7 @@ def guesses(drift_ratio: float, classes: int) -> Guesses:
 
     Raises InputError for a value out of range.
     """
-    if drift_ratio != math.inf:
+    if not isinstance(drift_ratio, float) or drift_ratio != math.inf:
         _checks.number("drift_ratio", drift_ratio, at_least=0)
     return Guesses(float(drift_ratio), _checks.integer("classes", classes, at_least=2))
 

@@ -10,6 +10,7 @@ import pandas as pd
 from scipy.optimize import elementwise
 
 from igb import _checks
+from igb._checks import InputError
 from igb.theory.activations import Activation, Array, Function, activation_of
 
 LARGEST, SMALLEST = 1e6, 1e-14  # times the first layer's: a variance that goes beyond is infinite, or zero
@@ -74,8 +75,10 @@ def phase_diagram(
     Raises InputError for a value out of range.
     """
     for name, values in (("weight_variances", weight_variances), ("bias_variances", bias_variances)):
+        if np.ndim(values) != 1:
+            raise InputError(f"{name}={values} must be a list of numbers")
         for value in values:
-            _checks.number(name, float(value), at_least=0)
+            _checks.number(name, value, at_least=0)
     weights, biases = (part.ravel() for part in np.meshgrid(weight_variances, bias_variances, indexing="ij"))
     table = _fixed_points(activation_of(activation), weights.astype(float), biases.astype(float))
     table.insert(0, "weight_variance", weights)
@@ -210,7 +213,7 @@ def _shares(phi: Activation, q: Array, allowed: Array, slopes: Array) -> Array:
     above, low, high = above[~at_one], low[~at_one], high[~at_one]
     if above.size:
         args = (q[above], allowed[above])
-        guess = np.log(np.maximum(0.05 * (slopes[above] - 1), LEAST))  # near the edge 1 - c* is in proportion to this
+        guess = np.log(np.clip(0.05 * (slopes[above] - 1), LEAST, 0.5))  # near the edge 1 - c* is in proportion to this
         low = np.where((guess < high) & (excess(guess, *args) > 0), guess, low)
         root = elementwise.find_root(excess, (low, high), args=args, tolerances={"xrtol": 1e-12, "fatol": 1e-14})
         found[above] = np.where(root.success, np.exp(root.x), 0.0)  # none if it is below LEAST
@@ -224,7 +227,9 @@ def _of_limit(phi: Activation, weight_variance: float, q: float) -> tuple[float,
     if q == math.inf:
         left, right = (phi.function(far := np.array([-1e8, 1e8])) / far).tolist()
         if np.allclose(phi.function(1e3 * far) / (1e3 * far), (left, right), rtol=1e-6):  # two straight lines
-            return weight_variance * (left**2 + right**2) / 2, math.nan if abs(left - right) < 1e-6 else 0.0
+            chi = weight_variance * (left**2 + right**2) / 2
+            keeps = abs(left - right) < 1e-6 and abs(chi - 1) > AT_EDGE  # every correlation, but for what biases add
+            return chi, math.nan if keeps else 0.0
     at = np.array([LARGEST if q == math.inf else VANISHED if q == 0 else 1.0])
     moment, slope = phi.second_moment(at), phi.slope(at)
     chi = (weight_variance * slope).item()

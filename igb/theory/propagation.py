@@ -40,7 +40,7 @@ class Propagation:
     @property
     def drift_ratio(self) -> Array:
         """The drift ratio, gamma = T / V = c / (1 - c)."""
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             return self.between / self.within
 
 
@@ -95,7 +95,7 @@ def propagate(
         v, t = weight_variance * seen_v, weight_variance * seen_t + bias_variance
         found[:2, layer] = v, t
         if not math.isfinite(v + t):
-            found[:2, layer:] = math.inf
+            found[:2, layer:] = v + t  # without bound, or unknown
             break
         seen = _activated(phi, v, t, norm)
         found[2, layer] = weight_variance * seen.slope
@@ -133,8 +133,8 @@ def weight_variance_of(
             return math.exp(brentq(excess, logs[low], logs[high], xtol=1e-12))
     range_ = f"{found[known].min():.3g} to {found[known].max():.3g}" if known.size else "none"
     raise InputError(
-        f"drift_ratio={drift_ratio} is given by no weight variance at depth {depth} and bias_variance={bias_variance}; "
-        f"what can be had is {range_}"
+        f"drift_ratio={drift_ratio} is given by no weight variance from 0.01 to 100 at depth {depth} and "
+        f"bias_variance={bias_variance}; what can be had is {range_}"
     )
 
 
@@ -159,7 +159,7 @@ def _activated(phi: Activation, v: float, t: float, norm: str) -> _Activated:
     at = np.array([q])
     mean, slope = phi.mean(at).item(), phi.slope(at).item()
     if norm == "batch_after":
-        return _Activated(1.0, 0.0, 0.0, slope / within) if within else _Activated(*[math.nan] * 4)
+        return _Activated(1.0, 0.0, 0.0, phi.slope_over_variance(v, t)) if within else _Activated(*[math.nan] * 4)
     if norm == "layer_after":
         spread = within + between - mean**2
         if not spread > 0:

@@ -39,8 +39,8 @@ def command(
     output: Path | None,
 ) -> None:
     """What `igb-theory` does with its arguments; InputError for one that is wrong."""
-    weights = _numbers("weight_variance", weight_variance) or None
-    biases = _numbers("bias_variance", bias_variance) or None
+    weights = list(dict.fromkeys(_numbers("weight_variance", weight_variance)))
+    biases = list(dict.fromkeys(_numbers("bias_variance", bias_variance)))
     if phase_diagram:
         if norm != "none" or residual or correlation:
             raise InputError("phase-diagram is of networks without norm and residuals, from independent inputs")

@@ -1,5 +1,6 @@
 """The theory beside runs that it covers."""
 
+import math
 import re
 
 import pandas as pd
@@ -157,3 +158,29 @@ def test_a_map_over_the_plane_has_the_edges(tmp_path):
     assert f'<polyline class="edge" points="{x:.3f},{y:.3f} ' in page
     assert page.count("<svg aria-hidden") == len(one.cells)
     assert "edge of chaos (solid), neutral edge (dashed)" in page
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"rule": RULE | {"relative_to_edge": True}}, {"model": {"norm": "layer_before"}}, {"model": {"residual": True}}],
+)
+def test_a_map_of_other_networks_has_no_edges(tmp_path, other):
+    for weights in (1.0, 2.0, 3.0):
+        for biases in (0.05, 0.2):
+            options = dict(other)
+            if "rule" in options:
+                options["rule"] = options["rule"] | {"weight_variance": weights, "bias_variance": biases}
+            a_run(tmp_path, weights, biases, **options)
+    (one,) = regime_maps(read(tmp_path))
+    assert one.edges == {}
+
+
+def test_an_infinite_drift_ratio_is_drawn_too(tmp_path):
+    for weights in (1.0, 2.0):
+        a_run(tmp_path, weights, inputs={"variance": 1.0, "correlation": 1.0})
+    found = predictions(panels(read(tmp_path)))
+    assert [one.drift_ratio for one in found] == [math.inf] * 2
+    assert [one.dominance for one in found] == [1, 1]
+    figures.theory(found)
+    ((_, words),) = answer([found[0].panel], 0.5)
+    assert "drift ratio of inf" in words

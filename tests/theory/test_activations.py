@@ -1,5 +1,7 @@
 """Closed forms against quadrature, and quadrature against independent rules."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy import integrate, special
@@ -108,11 +110,28 @@ def test_kinks_need_to_be_named(kinks):
     [
         ("swish", "activation=swish must be one of relu, leaky_relu, tanh, .*, or a function of arrays"),
         (3, "activation=3 must be one of"),
-        (np.log, "must give finite numbers in the shape of what it is given"),
-        (np.sum, "must give finite numbers in the shape of what it is given"),
+        (np.log, "must give finite, real numbers in the shape it is given"),
+        (np.sum, "must give finite, real numbers in the shape it is given"),
+        (np.emath.sqrt, "must give finite, real numbers in the shape it is given"),
+        (list, "must give finite, real numbers in the shape it is given"),
+        (math.tanh, "activation=<built-in function tanh> must be a function of arrays \\("),
     ],
 )
 @pytest.mark.filterwarnings("ignore:invalid value")
 def test_what_is_no_activation_is_refused_in_one_line(activation, message):
     with pytest.raises(InputError, match=message):
         activation_of(activation)
+
+
+@pytest.mark.parametrize(("function", "kinks"), [("relu", []), (np.abs, 0.0)])
+def test_an_activation_is_made_of_a_function_and_a_list(function, kinks):
+    with pytest.raises(InputError, match=r"activation=.* must "):
+        Activation(function, kinks=kinks)
+
+
+@pytest.mark.parametrize("variance", [299.0, 301.0, 600.0, 975.0, 1e4])
+def test_slopes_at_large_variances_are_those_of_a_fine_grid(variance):
+    z = np.linspace(-9, 9, 2_000_001)
+    density = np.exp(-(z**2) / 2)
+    expected = (np.cosh(np.minimum(np.abs(np.sqrt(variance) * z), 300)) ** -4 * density).sum() / density.sum()
+    assert ACTIVATIONS["tanh"].slope(np.array([variance])).item() == pytest.approx(expected, rel=1e-8)

@@ -100,6 +100,8 @@ def test_the_bivariate_normal_is_that_of_scipy(h, k, correlation):
         (lambda: guesses(1, 3).density(np.array([0.5])), "classes=3 must be 2 for a density"),
         (lambda: guesses(0, 2).density(np.array([0.5])), "drift_ratio=0.0 must be positive and finite for a density"),
         (lambda: guesses(1, 2).probability_above(1.5), "threshold=1.5 must be a finite number from 0 to 1"),
+        (lambda: guesses(1, 2).density(np.array([0.5, 1.0])), "share must be between 0 and 1"),
+        (lambda: guesses(np.array([1.0, 2.0]), 2), "drift_ratio=.* must be"),
         (lambda: guesses(1, 2).sample(0), "count=0 must be a whole number of at least 1"),
         (lambda: guesses(1, 2).sample(3, images=0), "images=0 must be"),
     ],
@@ -107,3 +109,10 @@ def test_the_bivariate_normal_is_that_of_scipy(h, k, correlation):
 def test_bad_input_is_one_line(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_no_network_gives_more_than_all():
+    assert guesses(1e16, 1000).mean_dominance == pytest.approx(1, abs=1e-6)
+    assert guesses(1e16, 1000).mean_dominance <= 1
+    assert guesses(math.inf, 2).probability_above(1.0) == 0
+    assert guesses(np.float32(2), np.int64(3)).mean_dominance == guesses(2.0, 3).mean_dominance

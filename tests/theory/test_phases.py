@@ -131,8 +131,10 @@ def test_every_activation_has_a_diagram(name):
         (lambda: fixed_point("tanh", -1, 0), "weight_variance=-1 must be a finite number of at least 0"),
         (lambda: edge_of_chaos("tanh", -0.1), "bias_variance=-0.1 must be"),
         (lambda: neutral_edge("tanh", math.inf), "bias_variance=inf must be"),
-        (lambda: phase_diagram("tanh", [1, -2], [0]), "weight_variances=-2.0 must be"),
+        (lambda: phase_diagram("tanh", [1, -2], [0]), "weight_variances=-2 must be"),
         (lambda: phase_diagram("nope", [1], [0]), "activation=nope must be one of"),
+        (lambda: phase_diagram("tanh", 2.0, [0]), "weight_variances=2.0 must be a list of numbers"),
+        (lambda: phase_diagram("tanh", [1], ["a"]), "bias_variances=a must be a finite number"),
     ],
 )
 def test_bad_input_is_one_line(call, message):
@@ -146,3 +148,23 @@ def test_what_grows_faster_than_a_straight_line_has_a_correlation_of_its_own():
     assert (found.variance, found.chi) == (math.inf, math.inf)
     assert found.correlation == pytest.approx(0.5)
     assert found.drift_ratio == pytest.approx(1)
+
+
+@pytest.mark.parametrize("weight_variance", [200.0, 2000.0, 1e5])
+def test_far_in_chaos_there_is_a_fixed_point(weight_variance):
+    """Where tanh is the sign function, whose arcsine keeps 1 - c as small as biases make it."""
+    found = fixed_point("tanh", weight_variance, 0.1)
+    share = 1 - found.correlation
+    q = found.variance
+    assert q == pytest.approx(weight_variance, rel=0.1)
+    within, _ = ACTIVATIONS["tanh"].split(np.array([q * share]), np.array([q * (1 - share)]))
+    assert weight_variance * within.item() == pytest.approx(q * share, rel=1e-6)
+    assert found.phase == "neutral"
+
+
+def test_a_line_that_keeps_what_inputs_have_apart_comes_to_one_correlation():
+    """V stays as it is, and every layer adds the bias variance to T."""
+    deep = propagate("linear", 1.0, 0.1, 300)
+    assert deep.drift_ratio[-1] == pytest.approx(30)
+    found = fixed_point("linear", 1.0, 0.1)
+    assert (found.phase, found.correlation, found.drift_ratio) == ("edge of chaos", 1.0, math.inf)

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from igb._checks import InputError
 from igb.theory import ACTIVATIONS, fixed_point, propagate
@@ -103,6 +104,23 @@ def test_what_has_no_bound_is_infinite_and_not_a_number():
     assert math.isnan(deep.drift_ratio[-1])
     assert propagate("relu", 0.0, 0.0, 3).variance.tolist() == [0, 0, 0]
     assert np.isnan(propagate("relu", 0.0, 0.0, 3).correlation).all()
+    alike = propagate("relu", 2.0, 0.1, 3, correlation=1.0, norm="batch_before")  # by a deviation of 0
+    assert alike.variance[0] == 2.1
+    assert np.isnan(alike.variance[1:]).all()
+
+
+@pytest.mark.parametrize("biases", [0.0, 0.5, 4.0])
+def test_batch_norm_after_divides_each_neuron_by_its_own_deviation(biases):
+    m, step = np.linspace(-9, 9, 40_001, retstep=True)
+    density = stats.norm.pdf(m) * step
+    m, v = m * np.sqrt(biases), 2.0
+    active = stats.norm.cdf(m / np.sqrt(v))
+    peak = np.sqrt(v) * stats.norm.pdf(m / np.sqrt(v))
+    variance = (m**2 + v) * active + m * peak - (m * active + peak) ** 2  # of max(y, 0)
+    expected = 2.0 * (density * active / variance).sum()
+    found = propagate("relu", 2.0, biases, 4, norm="batch_after")
+    assert found.chi[1:] == pytest.approx([expected] * 3, rel=1e-6)
+    assert found.drift_ratio[1:] == pytest.approx([biases / 2] * 3)
 
 
 @pytest.mark.parametrize(
