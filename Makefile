@@ -8,12 +8,15 @@ RUN := $(if $(VENV),$(BIN)/python,$(PYTHON))
 # The newest sweep, for `make tensorboard`; any other, or all of multirun, can be given.
 DIR ?= $(or $(patsubst %/sweep.json,%,$(shell ls -t multirun/*/sweep.json multirun/*/*/sweep.json 2>/dev/null | head -1)),multirun)
 NAME := $(shell date +quickstart-%Y%m%d-%H%M%S)
-# The stages of docs/reproduction.md, where their runs go, the folder of its tables and figures, and the pages with them.
+# The stages of docs/reproduction.md, and those of docs/theory.md; where their runs go, the folders of tables and figures,
+# and the pages with them. CIFAR10 and FASHION_MNIST say where these images are, REPRODUCTION and TRAINABILITY take other
+# overrides of the stages.
 STAGES := initialisation training_batches first_batches replaced_conv1 open_choices piecewise_zero favoured_class favoured_conv1 small_rate epoch_one exact uniform_start long_run remedy
 SWEEPS := multirun/reproduction
 TABLES := docs/reproduction
 PAGES := docs/reproduction.md README.md
 THEORY := docs/theory
+THEORY_PAGE := docs/theory.md
 
 .PHONY: run test test-slow test-faults test-slurm test-browser test-gpu bench lint tensorboard reproduction reproduction-figures
 run: $(VENV)/installed
@@ -43,16 +46,21 @@ bench: $(INSTALLED)
 
 reproduction: $(VENV)/installed
 	set -e; for stage in $(STAGES); do \
-	    $(BIN)/igb --multirun experiment=reproduction/$$stage hydra.sweep.dir=$(SWEEPS)/$$stage $(REPRODUCTION); \
+	    $(BIN)/igb --multirun experiment=reproduction/$$stage hydra.sweep.dir=$(SWEEPS)/$$stage $(CIFAR10) $(REPRODUCTION); \
 	done
+	$(BIN)/igb --multirun experiment=reproduction/trainability hydra.sweep.dir=$(SWEEPS)/trainability \
+	    $(FASHION_MNIST) $(TRAINABILITY)
+	$(BIN)/igb --multirun experiment=reproduction/trainability_cifar10 hydra.sweep.dir=$(SWEEPS)/trainability_cifar10 \
+	    $(CIFAR10) $(TRAINABILITY)
 	$(BIN)/python -m reproduction.collect $(SWEEPS) $(TABLES)
-	$(BIN)/python -m reproduction.features $(TABLES)/features.csv $(filter-out hydra/% hydra.%,$(REPRODUCTION))
+	$(BIN)/python -m reproduction.features $(TABLES)/features.csv $(CIFAR10) $(filter-out hydra/% hydra.%,$(REPRODUCTION))
 	$(BIN)/python -m reproduction.figures $(TABLES) $(PAGES)
-	$(BIN)/python -m reproduction.theory $(THEORY) --measure $(filter-out hydra/% hydra.%,$(REPRODUCTION))
+	$(BIN)/python -m reproduction.theory $(THEORY) $(TABLES) $(THEORY_PAGE) --measure $(MEASURE) \
+	    --cifar10 "$(CIFAR10)" --fashion-mnist "$(FASHION_MNIST)"
 
 reproduction-figures: $(VENV)/installed
 	$(BIN)/python -m reproduction.figures $(TABLES) $(PAGES)
-	$(BIN)/python -m reproduction.theory $(THEORY)
+	$(BIN)/python -m reproduction.theory $(THEORY) $(TABLES) $(THEORY_PAGE)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

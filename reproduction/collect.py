@@ -37,6 +37,8 @@ STAGES = {
     "uniform_start": False,
     "long_run": True,
     "remedy": False,
+    "trainability": False,
+    "trainability_cifar10": False,
 }  # in their order, and whether the classes are shown one by one
 KEYS = {
     "loss": "loss",
@@ -45,6 +47,7 @@ KEYS = {
     "optimizer.lr": "lr",
     "optimizer.momentum": "momentum",
     "loss.warmup_epochs": "warmup_epochs",
+    "init.weight_variance": "weight_variance",
     "compute": "compute",
     "seed": "seed",
 }  # of the config, and their columns
@@ -194,8 +197,9 @@ def _write(parts: Sequence[tuple[Run, pd.DataFrame]], known: list[str], file: Pa
         for run, table in parts
     ]
     whole = pd.concat(tables, ignore_index=True)
-    whole = whole[[*known, *whole.columns.drop(known)]].sort_values(known, kind="stable")
-    text = {name: whole[name].map("{:.5g}".format) for name in whole.columns.drop(known) if whole[name].dtype == float}
+    given = [name for name in known if whole[name].notna().any()]  # not all initialisers have a weight variance
+    whole = whole[[*given, *whole.columns.drop(known)]].sort_values(given, kind="stable")
+    text = {name: whole[name].map("{:.5g}".format) for name in whole.columns.drop(given) if whole[name].dtype == float}
     whole.assign(**text).to_csv(file, index=False)
 
 

@@ -341,7 +341,8 @@ def last_probe(runs: pd.DataFrame) -> pd.DataFrame:
     if runs.empty:
         raise InputError("a stage has none of the runs of a table, which needs those of its description")
     rows = []
-    for _, run in runs.groupby([*KEYS.values(), "batch_norm"], sort=False):
+    known = [name for name in KEYS.values() if name in runs]
+    for _, run in runs.groupby([*known, "batch_norm"], sort=False):
         escape = first_for_good(run["step"].tolist(), (run["dominance"] < THRESHOLD).to_numpy())
         rows.append(run.iloc[-1:].assign(escape_step=math.inf if isinstance(escape, Censored) else float(escape)))
     return pd.concat(rows)

@@ -1,11 +1,13 @@
 """The figures of docs/theory.md: the mean-field theory beside wide random networks, and a ResNet-50 layer by layer.
 
-`python -m reproduction.theory FOLDER` draws them from the CSV files in the folder; with `--measure`, and overrides of a
-config for the images of the ResNet, it measures these first, in some minutes.
+`python -m reproduction.theory FOLDER STAGES PAGE` draws them from the CSV files in the folders and fills in the tables
+of the page; with `--measure` it measures those of the first folder before, in some ten minutes.
 """
 
+import argparse
+import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ from igb.theory import guesses, propagate, weight_variance_of
 from igb.theory.propagation import NORMS
 from igb.theory.tables import EDGES, draw_edges
 from igb.training.probe import probe_order
+from reproduction import claims
+from reproduction.tables import Frames, fill, read
 
 INPUTS, SIZE, WIDTH = 500, 20, 500  # random images of so many pixels, as independent as the theory's inputs
 SEEDS = range(5)
@@ -39,13 +43,26 @@ RATIOS, NETWORKS, SHALLOW = (0.05, 1.0, 10.0), 400, 6
 IMAGES = 500
 
 
-def measure_all(folder: Path, overrides: list[str]) -> None:
-    """Write the CSV files."""
-    pd.DataFrame(_depths()).to_csv(folder / "depths.csv", index=False)
-    pd.DataFrame(_phases()).to_csv(folder / "phases.csv", index=False)
-    pd.DataFrame(_norms()).to_csv(folder / "norms.csv", index=False)
-    pd.DataFrame(_guesses()).to_csv(folder / "guesses.csv", index=False)
-    pd.DataFrame(_resnet(overrides)).to_csv(folder / "resnet50.csv", index=False)
+def measure_all(
+    folder: Path, cifar10: Sequence[str] = (), fashion_mnist: Sequence[str] = (), networks: int | None = None
+) -> None:
+    """Write the CSV files; the overrides of each data set say where it is, `networks` limits those of a kind."""
+    some = slice(networks)
+    of_stages = {"trainability": fashion_mnist, "trainability_cifar10": cifar10}
+    images = {stage: claims.ImagesOf.stage(stage, overrides) for stage, overrides in of_stages.items()}
+    tables: dict[str, Iterable[dict[str, Any]]] = {
+        "depths": _depths(SEEDS[some]),
+        "phases": _phases(SEEDS[some]),
+        "norms": _norms(SEEDS[some]),
+        "guesses": _guesses(range(NETWORKS)[some]),
+        "resnet50": _resnet(SEEDS[some], cifar10),
+        "correlations": (
+            row for stage, of in images.items() for row in claims.correlations(stage, of, claims.SEEDS[some])
+        ),
+        "networks": (row for stage, of in images.items() for row in claims.networks(stage, of, claims.SEEDS[some])),
+    }
+    for name, rows in tables.items():
+        pd.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False)
 
 
 def _network(
@@ -64,10 +81,10 @@ def _inputs(seed: int) -> torch.Tensor:
     return torch.randn(INPUTS, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
 
 
-def _depths() -> Iterator[dict[str, Any]]:
+def _depths(seeds: range) -> Iterator[dict[str, Any]]:
     for activation, pairs in DEEP.items():
         for pair in pairs:
-            for seed in SEEDS:
+            for seed in seeds:
                 table = igb.trace(_network(seed, activation, DEPTH, pair), _inputs(seed)).table.iloc[
                     :-1
                 ]  # but the head
@@ -78,13 +95,13 @@ def _depths() -> Iterator[dict[str, Any]]:
                     }  # fmt: skip
 
 
-def _phases() -> Iterator[dict[str, Any]]:
+def _phases(seeds: range) -> Iterator[dict[str, Any]]:
     for activation, weights in WEIGHTS.items():
         for weight in weights:
             for bias in BIASES:
                 found = [
                     igb.trace(_network(seed, activation, DEPTH, (weight, bias)), _inputs(seed)).table.iloc[-2]
-                    for seed in SEEDS
+                    for seed in seeds
                 ]
                 correlations = [row["correlation"] for row in found if np.isfinite(row["correlation"])]
                 yield {
@@ -93,25 +110,25 @@ def _phases() -> Iterator[dict[str, Any]]:
                 }  # fmt: skip
 
 
-def _norms() -> Iterator[dict[str, Any]]:
+def _norms(seeds: range) -> Iterator[dict[str, Any]]:
     for norm in NORMS:
-        for seed in SEEDS:
+        for seed in seeds:
             network = _network(seed, "relu", DEPTH, NORM_AT, norm=norm)
             for row in igb.trace(network, _inputs(seed), batch_norm="batch").table.iloc[:-1].itertuples():
                 yield {"norm": norm, "seed": seed, "layer": row.depth, "drift_ratio": float(f"{row.drift_ratio:.5g}")}
 
 
-def _guesses() -> Iterator[dict[str, Any]]:
+def _guesses(seeds: range) -> Iterator[dict[str, Any]]:
     for ratio in RATIOS:
         weight = weight_variance_of(ratio, "tanh", 0.05, SHALLOW)
-        for seed in range(NETWORKS):
+        for seed in seeds:
             network = _network(seed, "tanh", SHALLOW, (weight, 0.05), classes=2)
             stats = measure(network, _inputs(seed), torch.zeros(INPUTS, dtype=torch.int64))
             yield {"drift_ratio": ratio, "seed": seed, "guess_fraction": float(stats.guess_fraction[0])}
 
 
-def _resnet(overrides: list[str]) -> Iterator[dict[str, Any]]:
-    for seed in SEEDS:
+def _resnet(seeds: range, overrides: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for seed in seeds:
         parts = experiment.build(experiment.compose(*overrides, "model=resnet50", f"seed={seed}"))
         parts.data.setup()
         order = probe_order(parts.data.test_labels, min(IMAGES, len(parts.data.test_labels)))
@@ -125,13 +142,16 @@ def _resnet(overrides: list[str]) -> Iterator[dict[str, Any]]:
                 }  # fmt: skip
 
 
-def draw_all(folder: Path) -> None:
-    """Draw the figures for which the folder has CSV files."""
-    drawn = {"depths": depths, "phases": phases, "norms": norms, "guesses": shares, "resnet50": resnet}
-    for name, draw in drawn.items():
-        if (folder / f"{name}.csv").exists():
-            with mpl.rc_context(STYLE):
-                draw(pd.read_csv(folder / f"{name}.csv")).savefig(folder / f"{name}.png", dpi=150)
+def draw_all(folder: Path, frames: Frames) -> None:
+    """Draw the figures into the folder."""
+    drawn: dict[str, Callable[[pd.DataFrame], Figure]] = {
+        "depths": depths, "phases": phases, "norms": norms, "guesses": shares, "resnet50": resnet
+    }  # fmt: skip
+    with mpl.rc_context(STYLE):
+        for name, draw in drawn.items():
+            draw(frames[name]).savefig(folder / f"{name}.png", dpi=150)
+        for name, draw_claim in claims.FIGURES.items():
+            draw_claim(frames).savefig(folder / f"{name}.png", dpi=150)
 
 
 def depths(table: pd.DataFrame) -> Figure:
@@ -224,16 +244,31 @@ def resnet(table: pd.DataFrame) -> Figure:
     return figure
 
 
-if __name__ == "__main__":
-    given = [argument for argument in sys.argv[1:] if argument != "--measure"]
-    if not given:
-        sys.exit("usage: python -m reproduction.theory FOLDER [--measure [OVERRIDE ...]]")
+def main() -> None:
+    """Measure, where asked to, draw, and fill in the page."""
+    parser = argparse.ArgumentParser(prog="python -m reproduction.theory", description=__doc__)
+    parser.add_argument("folder", type=Path, help="of the CSV files and figures")
+    parser.add_argument("stages", type=Path, help="folder of the CSV files of the stages that train")
+    parser.add_argument("page", type=Path, nargs="?", help="whose tables are filled in")
+    parser.add_argument("--measure", action="store_true", help="write the CSV files first")
+    parser.add_argument("--networks", type=int, help="measure no more of a kind")
+    parser.add_argument("--cifar10", type=shlex.split, default=[], help="overrides of a config with CIFAR-10")
+    parser.add_argument("--fashion-mnist", type=shlex.split, default=[], help="the same with Fashion-MNIST")
+    given = parser.parse_args()
     try:
-        if "--measure" in sys.argv:
-            Path(given[0]).mkdir(parents=True, exist_ok=True)
-            measure_all(Path(given[0]), given[1:])
-        draw_all(Path(given[0]))
+        if given.measure:
+            given.folder.mkdir(parents=True, exist_ok=True)
+            measure_all(given.folder, given.cifar10, given.fashion_mnist, given.networks)
+        frames = {**read(given.folder), **read(given.stages)}
+        draw_all(given.folder, frames)
+        if given.page:
+            tables = {name: tabulate(frames) for name, tabulate in claims.TABLES.items()}
+            given.page.write_text(fill(given.page.read_text(encoding="utf-8"), tables), encoding="utf-8")
     except OSError as error:
         sys.exit(f"igb: {error.filename} cannot be read or written ({error.strerror})")
     except InputError as error:
         sys.exit(f"igb: {error}")
+
+
+if __name__ == "__main__":
+    main()

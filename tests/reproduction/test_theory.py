@@ -3,14 +3,17 @@
 import numpy as np
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 from scipy import stats
 
 from igb._paths import config_folder
 from igb.theory import guesses, propagate
 from igb.theory.propagation import NORMS
-from reproduction import theory
+from reproduction import claims, theory
+from reproduction.tables import fill, read
 
 FOLDER = config_folder().parent / "docs" / "theory"
+STAGES = FOLDER.parent / "reproduction"
 TABLES = ("depths", "phases", "norms", "guesses", "resnet50")
 
 
@@ -22,12 +25,16 @@ def test_they_are_measured_and_drawn(tmp_path, monkeypatch):
     }  # fmt: skip
     for name, value in small.items():
         monkeypatch.setattr(theory, name, value)
-    theory.measure_all(tmp_path, ["data=digits"])
-    theory.draw_all(tmp_path)
+    monkeypatch.setattr(claims, "WIDTH", 20)
+    monkeypatch.setattr(claims, "IMAGES", 20)
+    monkeypatch.setattr(theory, "FINE", 3)
+    theory.measure_all(tmp_path, ["data=digits"], ["data=digits"], networks=2)
+    theory.draw_all(tmp_path, {**read(tmp_path), **read(STAGES)})
+    tables = (*TABLES, "correlations", "networks")
     assert {file.name for file in tmp_path.iterdir()} == {
-        f"{name}.{kind}" for name in TABLES for kind in ("csv", "png")
-    }
-    for name in TABLES:
+        *(f"{name}.csv" for name in tables), *(f"{name}.png" for name in (*TABLES, *claims.FIGURES))
+    }  # fmt: skip
+    for name in tables:
         assert list(pd.read_csv(tmp_path / f"{name}.csv")) == list(pd.read_csv(FOLDER / f"{name}.csv"))
     traced = pd.read_csv(tmp_path / "resnet50.csv")
     assert traced.groupby(["seed", "batch_norm"]).size().tolist() == [54] * 4
@@ -69,3 +76,20 @@ def test_the_bias_of_a_resnet_arises_in_its_blocks_with_running_statistics_alone
     first = table.groupby(["batch_norm", "seed"])["drift_ratio"].first().unstack()
     assert (last.loc["running"] > 5 * first.loc["running"]).all()
     assert (last.loc["running"] > 5 * last.loc["batch"]).all()
+
+
+def test_the_tables_of_the_page_are_those_of_the_files():
+    page = (FOLDER.parent / "theory.md").read_text()
+    frames = {**read(FOLDER), **read(STAGES)}
+    assert fill(page, {name: tabulate(frames) for name, tabulate in claims.TABLES.items()}) == page
+    assert page.count("<!-- table: ") == len(claims.TABLES)
+
+
+def test_the_runs_that_train_are_at_the_points_of_untrained_networks():
+    points = {(w, b) for w, b in claims.POINTS[claims.TRAINED[0]] if b == claims.TRAINED[1]}
+    for stage in claims.STAGES:
+        config = OmegaConf.load(config_folder() / "experiment" / "reproduction" / f"{stage}.yaml")
+        weights = config.hydra.sweeper.params["init.weight_variance"].split(",")
+        assert points == {(float(weight), config.init.bias_variance) for weight in weights}
+        assert (config.model.depth, config.model.width) == (claims.DEPTHS[-1], claims.WIDTH)
+        assert config.model.activation == claims.TRAINED[0]
