@@ -20,9 +20,10 @@ from torch import Tensor, nn
 import igb
 from igb import experiment, initialization, models
 from igb._plots import COLOURS, log_axis
+from igb.report.prediction import dominance_of
 from igb.report.settings import mean_and_half_width
 from igb.statistics import measure as measured
-from igb.theory import edge_of_chaos, fixed_point, guesses, neutral_edge, propagate
+from igb.theory import edge_of_chaos, fixed_point, neutral_edge, propagate
 from igb.training.probe import probe_order
 from reproduction.tables import markdown, where
 
@@ -190,7 +191,7 @@ def of_points(frames: Frames) -> pd.DataFrame:
                 "data": stage, **dict(zip(POINT, point, strict=True)), "phase": fixed_point(*point[:3]).phase,
                 "expected": expected, "drift_ratio": np.exp(ratio), "least": np.exp(ratio - ratio_half),
                 "most": np.exp(ratio + ratio_half),
-                "expected_dominance": guesses(expected, CLASSES[stage]).mean_dominance, "dominance": dominance,
+                "expected_dominance": dominance_of(expected, CLASSES[stage]), "dominance": dominance,
                 "half": half, **{name: some[name].mean() for name in SHARES},
             }
         )  # fmt: skip

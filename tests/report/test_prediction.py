@@ -153,7 +153,16 @@ def test_a_map_over_the_plane_has_the_edges(tmp_path):
     assert x == pytest.approx(theory.edge_of_chaos("tanh", 0.05) - 1)  # in cells, of one to a variance
     axes = figures.regime_map([one]).axes[0]
     assert [line.get_label() for line in axes.lines] == ["edge of chaos", "neutral edge"]
+
+
+@pytest.mark.slow
+def test_the_page_draws_the_edges_into_its_maps(tmp_path):
+    for weights in (1.0, 2.0, 3.0, 4.0):
+        for biases in (0.05, 0.5):
+            a_run(tmp_path, weights, biases)
     report.write([tmp_path])
+    (one,) = regime_maps(read(tmp_path))
+    x, y = one.edges["edge of chaos"][0]
     page = (tmp_path / "report" / "index.html").read_text()
     assert f'<polyline class="edge" points="{x:.3f},{y:.3f} ' in page
     assert page.count("<svg aria-hidden") == len(one.cells)
