@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import igb
 from igb import experiment, initialization, models
+from igb._checks import InputError
 from igb._plots import COLOURS, log_axis
 from igb.report.prediction import dominance_of
 from igb.report.settings import mean_and_half_width
@@ -230,6 +231,8 @@ def trained(frames: Frames) -> pd.DataFrame:
     for stage in STAGES:
         runs = frames[stage]
         steps = _steps(runs)
+        if runs["seed"].nunique() < 2:
+            raise InputError(f"{stage} needs runs of two seeds or more, so that one can say which rate another takes")
         for weight, some in runs.groupby("weight_variance"):
             accuracies = some.set_index(["lr", "seed", "step"])["accuracy"].unstack("step").fillna(1 / CLASSES[stage])
             for step in steps:

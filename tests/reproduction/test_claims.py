@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from igb._checks import InputError
 from reproduction import claims
 
 
@@ -103,3 +104,6 @@ def test_a_run_that_diverged_counts_as_chance_and_a_seed_does_not_choose_its_rat
     # Of the two others, 0.1 has 0.6 and 0.95, 1.0 has 0.7 and chance; then 0.9 and chance; then 0.9 and 0.7.
     assert last["values"] == [0.6, 0.6, 0.5]
     assert last["lr"] == 0.1
+    alone = runs[runs["seed"] == 0]
+    with pytest.raises(InputError, match="trainability needs runs of two seeds or more"):
+        claims.trained({**dict.fromkeys(claims.STAGES, alone), "networks": networks})
