@@ -17,8 +17,12 @@ TABLES := docs/reproduction
 PAGES := docs/reproduction.md README.md
 THEORY := docs/theory
 THEORY_PAGE := docs/theory.md
+# The stages of the study, where their runs go, and the folder of its tables; OVERRIDES are of them all.
+STUDY := losses
+STUDY_SWEEPS := multirun/study
+STUDY_TABLES := docs/study
 
-.PHONY: run test test-slow test-faults test-slurm test-browser test-gpu bench lint tensorboard reproduction reproduction-figures
+.PHONY: run test test-slow test-faults test-slurm test-browser test-gpu bench lint tensorboard reproduction reproduction-figures study
 run: $(VENV)/installed
 	$(BIN)/igb --multirun experiment=quickstart loss=ce,bl,pz name=$(NAME)
 	$(BIN)/igb-report multirun/$(NAME)
@@ -57,6 +61,12 @@ reproduction: $(VENV)/installed
 	$(BIN)/python -m reproduction.figures $(TABLES) $(PAGES)
 	$(BIN)/python -m reproduction.theory $(THEORY) $(TABLES) $(THEORY_PAGE) --measure $(MEASURE) \
 	    --cifar10 "$(CIFAR10)" --fashion-mnist "$(FASHION_MNIST)"
+
+study: $(VENV)/installed
+	set -e; for stage in $(STUDY); do \
+	    $(BIN)/igb --multirun experiment=study/$$stage hydra.sweep.dir=$(STUDY_SWEEPS)/$$stage $(CIFAR10) $(OVERRIDES); \
+	done
+	$(BIN)/python -m study.collect $(STUDY_SWEEPS) $(STUDY_TABLES)
 
 reproduction-figures: $(VENV)/installed
 	$(BIN)/python -m reproduction.figures $(TABLES) $(PAGES)
