@@ -19,7 +19,7 @@ from igb.report.metrics import Censored, escape_step, favoured_order, most_guess
 from igb.report.runs import Run, find_runs
 from igb.report.summary import weight_start
 
-STAGES = ("losses",)
+STAGES = ("losses", "cutoffs", "architectures", "norms", "adam")
 EARLY = 100  # the probe next to this step is shown beside the last one
 
 

@@ -7,11 +7,17 @@ import pytest
 from igb._checks import InputError
 from igb._paths import config_folder
 from igb.report.runs import find_runs
-from study.collect import STAGES, collect, keys
+from study.collect import STAGES, collect, column, keys
 from tests.conftest import TINY, tiny_run
 
 SHORT = ["trainer.max_steps=4", "probe.images=50", "seed=0,1"]
-OWN = {"losses": [*TINY, "model=resnet18", "loss=ce,pz"]}
+OWN = {
+    "losses": [*TINY, "model=resnet18", "loss=ce,pz"],
+    "cutoffs": [*TINY, "loss=pz_smooth", "loss.cutoff=0.1,0.2"],
+    "architectures": [*TINY, "model=resnet18", "loss.cutoff=0.1,0.2"],
+    "norms": ["data=digits", "model.norm=none,group", "loss.cutoff=0.1"],
+    "adam": [*TINY, "loss=ce,pz"],
+}
 
 
 def test_every_stage_is_a_sweep_and_every_sweep_a_stage():
@@ -27,8 +33,9 @@ def test_a_stage_runs_and_is_collected(stage, command, tmp_path):
     assert status == 0, output
     collect(tmp_path / "sweeps", tmp_path / "files")
     table = pd.read_csv(tmp_path / "files" / f"{stage}.csv")
-    assert len(table) == 2 * 2 * 2  # losses, seeds and batch-norm modes
-    assert set(keys(stage)) <= set(table)
+    modes = 1 if stage == "norms" else 2
+    assert len(table) == 2 * 2 * modes  # options, seeds and batch-norm modes
+    assert set(map(column, keys(stage))) <= set(table)
 
 
 def test_a_row_is_what_the_probes_say(tmp_path):
