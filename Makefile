@@ -8,9 +8,10 @@ RUN := $(if $(VENV),$(BIN)/python,$(PYTHON))
 # The newest sweep, for `make tensorboard`; any other, or all of multirun, can be given.
 DIR ?= $(or $(patsubst %/sweep.json,%,$(shell ls -t multirun/*/sweep.json multirun/*/*/sweep.json 2>/dev/null | head -1)),multirun)
 NAME := $(shell date +quickstart-%Y%m%d-%H%M%S)
-# The stages of docs/reproduction.md, and those of docs/theory.md; where their runs go, the folders of tables and figures,
-# and the pages with them. CIFAR10 and FASHION_MNIST say where these images are, REPRODUCTION and TRAINABILITY take other
-# overrides of the stages.
+# The stages of docs/reproduction.md, where their runs go, the folders of tables and figures, and the pages with them.
+# docs/theory.md has two stages more, trainability and trainability_cifar10. CIFAR10 and FASHION_MNIST say where these
+# images are, REPRODUCTION and TRAINABILITY take other overrides of the stages of each page, MEASURE is `--networks 2` to
+# measure fewer untrained networks.
 STAGES := initialisation training_batches first_batches replaced_conv1 open_choices piecewise_zero favoured_class favoured_conv1 small_rate epoch_one exact uniform_start long_run remedy
 SWEEPS := multirun/reproduction
 TABLES := docs/reproduction

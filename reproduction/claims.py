@@ -1,7 +1,8 @@
 """The claims of arXiv 2505.12096 on images: what untrained networks are, and what comes of it in training.
 
-`measure` writes what the claims need of untrained networks, `tables` and `figures` show it beside the training runs of
-the stages `trainability` and `trainability_cifar10`, of which `reproduction.collect` makes CSV files.
+`networks` and `correlations` measure what the claims need of untrained networks; `TABLES` and `FIGURES` show it beside
+the training runs of the stages `trainability` and `trainability_cifar10`, of which `reproduction.collect` makes CSV
+files. `reproduction.theory` calls them.
 """
 
 import dataclasses
@@ -225,7 +226,7 @@ def trained(frames: Frames) -> pd.DataFrame:
     """A row for each stage, weight variance and step: accuracy, its 95 % interval and its values over the seeds.
 
     Each seed has the rate that is best at this step for the other seeds; `lr` is the rate of most. A run that diverged
-    counts as chance.
+    counts as chance. Raises InputError for a stage of fewer than two seeds, or without some of its runs.
     """
     rows = []
     for stage in STAGES:
@@ -237,6 +238,8 @@ def trained(frames: Frames) -> pd.DataFrame:
             accuracies = some.set_index(["lr", "seed", "step"])["accuracy"].unstack("step").fillna(1 / CLASSES[stage])
             for step in steps:
                 by_seed = accuracies[step].unstack("seed")
+                if by_seed.isna().any(axis=None):
+                    raise InputError(f"{stage} lacks runs at weight variance {weight:g}: finish and collect it first")
                 rates = [by_seed.drop(columns=seed).mean(axis=1).idxmax() for seed in by_seed]
                 values = accuracies.loc[list(zip(rates, by_seed, strict=True)), step]
                 rows.append([stage, weight, step, mode(rates), *_interval(values), values.tolist()])

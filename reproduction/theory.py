@@ -38,6 +38,7 @@ DEEP = {"tanh": [(1.5, 0.1), (2.0, 0.1), (3.0, 0.1)], "relu": [(2.0, 0.0), (1.5,
 WEIGHTS = {"tanh": (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0), "relu": (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)}
 BIASES = (0.02, 0.25, 0.5, 0.75, 1.0)
 NORM_AT = (2.0, 0.1)
+MEASURED = ("depths", "phases", "norms", "guesses", "resnet50", "correlations", "networks")  # CSV files
 FINE = 25  # points along each axis of the theory's phase diagram
 RATIOS, NETWORKS, SHALLOW = (0.05, 1.0, 10.0), 400, 6
 IMAGES = 500
@@ -260,6 +261,10 @@ def main() -> None:
             given.folder.mkdir(parents=True, exist_ok=True)
             measure_all(given.folder, given.cifar10, given.fashion_mnist, given.networks)
         frames = {**read(given.folder), **read(given.stages)}
+        if missing := [name for name in (*MEASURED, *claims.STAGES) if name not in frames]:
+            raise InputError(
+                f"{given.folder} and {given.stages} have no {', '.join(f'{name}.csv' for name in missing)}"
+            )
         draw_all(given.folder, frames)
         if given.page:
             tables = {name: tabulate(frames) for name, tabulate in claims.TABLES.items()}

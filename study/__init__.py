@@ -1,1 +1,1 @@
-"""What decides whether a network leaves its guess: what docs/study.md shows, from run folders to tables."""
+"""What decides whether a network leaves its guess: from run folders to the tables in docs/study."""

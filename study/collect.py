@@ -1,4 +1,4 @@
-"""What docs/study.md needs of the runs of its stages, as a CSV file each: a row for each run and batch-norm mode.
+"""The runs of the study's stages, as a CSV file each: a row for each run and batch-norm mode.
 
 `python -m study.collect multirun/study docs/study` reads the sweep of each stage, in the folder of its name. A stage
 without a folder keeps the file it has.
@@ -26,12 +26,13 @@ EARLY = 100  # the probe next to this step is shown beside the last one
 def collect(sweeps: Path, folder: Path) -> None:
     """Write the files of all stages that have runs in `sweeps` into `folder`.
 
-    Raises InputError, and writes nothing more, for fewer finished runs of a stage than its file has.
+    Raises InputError if there is none, and, writing nothing more, for fewer finished runs of a stage than its file has.
     """
+    found = [stage for stage in STAGES if (sweeps / stage).is_dir()]
+    if not found:
+        raise InputError(f"{sweeps} holds none of the stages: {', '.join(STAGES)}")
     folder.mkdir(parents=True, exist_ok=True)
-    for stage in STAGES:
-        if not (sweeps / stage).is_dir():
-            continue
+    for stage in found:
         runs = [run for run in find_runs([sweeps / stage])[0] if run.info["status"] in FINAL]
         table = pd.DataFrame([_row(run, mode, keys(stage)) for run in runs for mode in run.modes])
         file = folder / f"{stage}.csv"
@@ -93,5 +94,7 @@ if __name__ == "__main__":
         sys.exit("usage: python -m study.collect SWEEPS TABLES")
     try:
         collect(Path(sys.argv[1]), Path(sys.argv[2]))
+    except OSError as error:
+        sys.exit(f"igb: {error.filename} cannot be read or written ({error.strerror})")
     except InputError as error:
         sys.exit(f"igb: {error}")

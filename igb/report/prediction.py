@@ -68,7 +68,7 @@ def activation_of_plane(run: Run, mode: str) -> str | None:
     """The activation whose edges belong into a plane of a run's variances; None where there is a norm or a residual."""
     if drift_ratio_of(run, mode) is None or run.config.init.get("relative_to_edge") or run.config.model.get("residual"):
         return None
-    return str(run.value("model.activation")) if _norm(run, mode) == "none" else None
+    return str(run.config.model.get("activation", "relu")) if _norm(run, mode) == "none" else None
 
 
 def _norm(run: Run, mode: str) -> str:

@@ -105,5 +105,9 @@ def test_a_run_that_diverged_counts_as_chance_and_a_seed_does_not_choose_its_rat
     assert last["values"] == [0.6, 0.6, 0.5]
     assert last["lr"] == 0.1
     alone = runs[runs["seed"] == 0]
+    with pytest.raises(InputError, match="trainability lacks runs at weight variance 1: finish and collect it first"):
+        claims.trained(
+            {**dict.fromkeys(claims.STAGES, runs[(runs["lr"] < 1) | (runs["seed"] > 0)]), "networks": networks}
+        )
     with pytest.raises(InputError, match="trainability needs runs of two seeds or more"):
         claims.trained({**dict.fromkeys(claims.STAGES, alone), "networks": networks})

@@ -56,6 +56,11 @@ def test_a_row_is_what_the_probes_say(tmp_path):
     assert row["weight_start"] == pytest.approx((weights * count).sum() / count.sum(), rel=1e-4)
 
 
+def test_a_folder_without_stages_is_refused(tmp_path):
+    with pytest.raises(InputError, match="holds none of the stages: losses, "):
+        collect(tmp_path, tmp_path / "files")
+
+
 def test_files_of_more_finished_runs_are_not_lost_to_fewer(tmp_path):
     tiny_run(tmp_path / "sweeps" / "losses" / "run", "trainer.max_steps=2")
     collect(tmp_path / "sweeps", tmp_path / "files")

@@ -39,6 +39,7 @@ def test_a_norm_or_a_residual_has_no_phase_and_each_depth_its_own_last_layer():
     assert "phase" not in table(["relu"], [2.0], [0.1], [3], 10, norm="batch_before")
 
 
+@pytest.mark.slow
 def test_several_activations_are_drawn_with_their_edges(typed, tmp_path):
     _, output = typed("--phase-diagram relu tanh --weight-variance 0.5,1.5,2.5,3.5 --bias-variance 0.05,0.5,1")
     assert "theory/phase_diagram.png" in output
