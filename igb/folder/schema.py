@@ -51,6 +51,7 @@ MEMORISATION = (
     "step", "epoch", "batch_norm", "labels", "count", "predicted_given", "predicted_true", "predicted_other",
     "probability_given", "probability_true", "confident",
 )  # fmt: skip
+MEMORISATION_CLASSES = (*MEMORISATION[:4], "class", *MEMORISATION[4:])  # of the given labels
 MATRICES = ("probability", "prediction")  # arrays of matrices.zarr
 # The numbers that a run returns to a sweeper of Hydra's, and their columns in the summary.
 OBJECTIVES = {"dominance": "dominance_end", "accuracy": "mean_accuracy", "escape_step": "escape_step"}
@@ -67,7 +68,7 @@ def run_path(folder: Path) -> Path:
 
 
 def table_path(folder: Path, name: str) -> Path:
-    """`metrics`, `train`, `loss_curve` or `memorisation`."""
+    """`metrics`, `train`, `loss_curve`, `memorisation` or `memorisation_classes`."""
     return folder / f"{name}.csv"
 
 

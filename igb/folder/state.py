@@ -22,8 +22,8 @@ from igb.folder.schema import FINAL, PLAN, SCHEMA, STATUSES, checkpoint_path, co
 
 # Files of a run that a run which starts there would overwrite; igb.log is added to.
 OVERWRITTEN = (
-    "metrics.csv", "train.csv", "loss_curve.csv", "memorisation.csv", "matrices.zarr", "matrices.tail", "matrices.npz",
-    "checkpoints/*", "events.out.tfevents.*",
+    "metrics.csv", "train.csv", "loss_curve.csv", "memorisation.csv", "memorisation_classes.csv", "matrices.zarr",
+    "matrices.tail", "matrices.npz", "checkpoints/*", "events.out.tfevents.*",
 )  # fmt: skip
 
 # Entries of run.json that a resume goes by alone; the report checks those that it reads.

@@ -30,6 +30,7 @@ from igb.folder.schema import (
     LABELS,
     LOSS_CURVE,
     MEMORISATION,
+    MEMORISATION_CLASSES,
     METRICS,
     OLD_FILE_DEFAULTS,
     PLAN,
@@ -122,8 +123,9 @@ class Run:
     def table(self, quantity: str, batch_norm: str) -> pd.DataFrame:
         """A quantity over the probes of one mode: a row for each step, a column for each class number.
 
-        `quantity` is a column of metrics.csv, or `gradient_share`: the share of a class's samples in the sum of the
-        gradient norms of all samples; NaN where that sum is zero.
+        `quantity` is a column of metrics.csv; `gradient_share`, the share of a class's samples in the sum of the
+        gradient norms of all samples, NaN where that sum is zero; or `memorised`, the share of the training images
+        wrongly labelled as a class that are predicted as that, without rows for a run that has none.
         """
         if (quantity, batch_norm) not in self._tables:  # each is asked for many times
             self._tables[quantity, batch_norm] = self._table(quantity, batch_norm)
@@ -133,6 +135,10 @@ class Run:
         if quantity == "gradient_share":
             total = self.table("gradient_norm", batch_norm) * self.table("count", batch_norm)
             return total.div(total.sum(axis=1).replace(0, np.nan), axis=0)
+        if quantity == "memorised":
+            rows = self._of_labels("memorisation_classes", MEMORISATION_CLASSES, len(self.info["class_names"]))
+            rows = rows[(rows["batch_norm"] == batch_norm) & (rows["labels"] == "wrong")]
+            return rows.pivot(index="step", columns="class", values="predicted_given")
         rows = self.metrics[(self.metrics["batch_norm"] == batch_norm) & (self.metrics["split"] == "test")]
         classes = len(self.info["class_names"])
         values = rows[quantity].to_numpy().reshape(-1, classes)
@@ -154,17 +160,25 @@ class Run:
 
     @functools.cached_property
     def _memorisation(self) -> pd.DataFrame:
-        """memorisation.csv up to its last complete probe; without rows if there is none that can be read."""
+        return self._of_labels("memorisation", MEMORISATION, 1)
+
+    def _of_labels(self, name: str, columns: Sequence[str], rows: int) -> pd.DataFrame:
+        """A file with so many rows for clean and for wrong labels, up to its last complete probe.
+
+        Without rows if there is none that can be read.
+        """
         try:
-            text = table_path(self.folder, "memorisation").read_text(encoding="utf-8")
-            table = pd.read_csv(io.StringIO(text[: text.rfind("\n") + 1]))[list(MEMORISATION)]
-            numbers = [name for name in MEMORISATION if name not in ("batch_norm", "labels")]
+            text = table_path(self.folder, name).read_text(encoding="utf-8")
+            table = pd.read_csv(io.StringIO(text[: text.rfind("\n") + 1]))[list(columns)]
+            numbers = [name for name in columns if name not in ("batch_norm", "labels")]
             table[numbers] = table[numbers].apply(pd.to_numeric)
-            whole = table.iloc[: len(table) // len(LABELS) * len(LABELS)]
-            if whole["labels"].tolist() != list(LABELS) * (len(whole) // len(LABELS)) or whole["step"].isna().any():
+            of_probe = [labels for labels in LABELS for _ in range(rows)]
+            probes = len(table) // len(of_probe)
+            whole = table.iloc[: probes * len(of_probe)]
+            if whole["labels"].tolist() != of_probe * probes or whole["step"].isna().any():
                 raise ValueError("its lines are not in the order in which they are written")
         except (OSError, ValueError, KeyError, TypeError):
-            return pd.DataFrame(columns=list(MEMORISATION))
+            return pd.DataFrame(columns=list(columns))
         return whole
 
     def loss_curve(self) -> pd.DataFrame | None:

@@ -59,7 +59,8 @@ COLUMN_HELP = {
     "worst_accuracy_high": "The upper bound for it.",
     "dominance_end_low": "The lower bound for dominance at the last probe.",
     "dominance_end_high": "The upper bound for it.",
-    "memorised": "Of the training images with wrong labels, the share predicted as labelled at the last probe.",
+    "memorised": "Of the training images with wrong labels (of a class, of those that are wrongly labelled as it), the "
+    "share predicted as labelled at the last probe.",
     "recovered": "The share of them that is predicted as what they are.",
     "memorised_low": "The lower bound for the share that is memorised.",
     "memorised_high": "The upper bound for it.",
@@ -194,7 +195,7 @@ def _class_rows(run: Run, mode: str) -> list[dict[str, object]]:
     guesses, probability = run.table("guess_fraction", mode), run.table("probability", mode)
     order = favoured_order(guesses, run.table("mean_probability", mode))
     rises: list[EventTime] = rise_steps(probability)
-    accuracy = run.table("accuracy", mode).iloc[-1]
+    accuracy, memorised = run.table("accuracy", mode).iloc[-1], run.table("memorised", mode)
     return [
         {
             "run": run.label,
@@ -205,6 +206,7 @@ def _class_rows(run: Run, mode: str) -> list[dict[str, object]]:
             "rise_step": rises[k],
             "probability": probability[k].iloc[-1],
             "accuracy": accuracy[k],
+            **({"memorised": memorised[k].iloc[-1]} if len(memorised) else {}),
         }
         for k, name in enumerate(run.class_names)
     ]

@@ -38,18 +38,20 @@ class Labelled(NamedTuple):
 def memorisation(
     network: nn.Module,
     subset: Labelled,
+    classes: int,
     scale: Callable[[Tensor], Tensor],
     chunk: int,
     batch_norm: str,
     distributed: bool = False,
 ) -> Tensor:
-    """What the network predicts for images whose labels are clean and wrong, float64 [2, 7] as LABELS and COLUMNS.
+    """What the network predicts for images whose labels are clean and wrong, float64 [2, 1 + classes, 7].
 
-    An image of which several classes have the largest logit counts as predicted by each of m with 1/m. `distributed`
-    processes share the chunks. The network is left as it was.
+    First as LABELS, last as COLUMNS; between, at 0 all images, and at 1 + k those that are labelled as class k, with
+    NaN for means over none. An image of which several classes have the largest logit counts as predicted by each of m
+    with 1/m. `distributed` processes share the chunks. The network is left as it was.
     """
     device = subset.images.device
-    sums = torch.zeros(len(LABELS), len(COLUMNS), dtype=torch.float64, device=device)
+    of_classes = torch.zeros(len(LABELS), classes, len(COLUMNS), dtype=torch.float64, device=device)
     parts = list(zip(*(_batches.split(tensor, chunk) for tensor in subset), strict=True))
     rank, processes = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
     rounds = -(-len(parts) // processes)  # of which all take part in each, as synchronised batch norm asks for
@@ -72,8 +74,11 @@ def memorisation(
                 *(probability.gather(1, labels[:, None])[:, 0] for labels in (given, true)),
                 (probability.amax(1) > CONFIDENT).double(),
             )
-            sums.index_add_(0, is_wrong.long(), torch.stack(columns, dim=1))
+            of_classes.view(-1, len(COLUMNS)).index_add_(
+                0, is_wrong.long() * classes + given, torch.stack(columns, dim=1)
+            )
     if distributed:
-        dist.all_reduce(sums)
-    sums[:, 1:] /= sums[:, :1]
+        dist.all_reduce(of_classes)
+    sums = torch.cat([of_classes.sum(1, keepdim=True), of_classes], dim=1)
+    sums[..., 1:] /= sums[..., :1]
     return sums.cpu()

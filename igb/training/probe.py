@@ -152,7 +152,9 @@ class ProbeCallback(pl.Callback):
                 for view in self.probe.views:
                     network, several = self._network(pl_module, view), trainer.world_size > 1
                     scale, mode = self._checked_and_scaled, view.batch_norm
-                    found = memorisation(network, self.labelled, scale, self._chunk, mode, distributed=several)
+                    found = memorisation(
+                        network, self.labelled, self.num_classes, scale, self._chunk, mode, distributed=several
+                    )
                     self.record_labelled(step, view, found)
             self.dominance = results[0].statistics.dominance
 

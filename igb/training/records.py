@@ -15,7 +15,17 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.utils.tensorboard.summary import custom_scalars, text
 
-from igb.folder.schema import LABELS, LOSS_CURVE, MEMORISATION, METRICS, QUANTITIES, TRAIN, class_title, table_path
+from igb.folder.schema import (
+    LABELS,
+    LOSS_CURVE,
+    MEMORISATION,
+    MEMORISATION_CLASSES,
+    METRICS,
+    QUANTITIES,
+    TRAIN,
+    class_title,
+    table_path,
+)
 from igb.folder.state import RunState
 from igb.losses import LossSchedule, ProbabilityLoss, loss_curves
 from igb.schedule import Schedule
@@ -46,7 +56,7 @@ class Records(pl.Callback):
         probe: the options of the probe: the batch-norm modes that TensorBoard draws, and whether matrices are written.
         schedule: the run's step schedule.
         stopwatch: the run's stopwatch.
-        memorises: whether wrong labels are measured too, in memorisation.csv.
+        memorises: whether wrong labels are measured too, in memorisation.csv and memorisation_classes.csv.
         make_logger: makes the run's logger, told whether the run resumes; None for a run without.
         kept: the `records_state` in the checkpoint that the run resumes from. Rows after it are dropped once the files
             are opened; InputError if some before it are missing.
@@ -74,8 +84,10 @@ class Records(pl.Callback):
         self._drawn: dict[str, Scalars] = {}  # of each batch-norm mode
         self._metrics = Table(table_path(self.folder, "metrics"), list(METRICS), kept["metrics"])
         self._train = Table(table_path(self.folder, "train"), TRAIN, kept["train"])
-        self._memorisation = Table(table_path(self.folder, "memorisation"), MEMORISATION, kept.get("memorisation", 0))
-        self._memorises = memorises
+        columns = {"memorisation": MEMORISATION, "memorisation_classes": MEMORISATION_CLASSES} if memorises else {}
+        self._memorisation = {
+            name: Table(table_path(self.folder, name), columns[name], kept.get(name, 0)) for name in columns
+        }
         self._probes = kept["probes"]  # and views
         written = kept.get("matrices", self._probes) if probe.matrices else 0
         self._matrices = MatrixStore(self.folder, len(class_names), self._probes, written)
@@ -110,8 +122,8 @@ class Records(pl.Callback):
         self._write_loss_curve()
         self._open_files.enter_context(self._metrics)
         self._open_files.enter_context(self._train)
-        if self._memorises:
-            self._open_files.enter_context(self._memorisation)
+        for table in self._memorisation.values():
+            self._open_files.enter_context(table)
         self._open_files.enter_context(self._matrices)
         self._delete_events()
         self._events = EventFile(self.folder, SUFFIX)
@@ -168,15 +180,22 @@ class Records(pl.Callback):
     def record_memorisation(self, step: int, view: View, table: Tensor) -> None:
         """Write what a network makes of clean and of wrong labels, as `memorisation` gives it."""
         known = (step, self.schedule.epoch(step), view.batch_norm)
-        rows = zip(LABELS, table.tolist(), strict=True)
-        self._memorisation.write(cells([*known, group, int(count), *means]) for group, (count, *means) in rows)
+        of_all: list[list[str]] = []
+        of_classes: list[list[str]] = []
+        for group, rows in zip(LABELS, table.tolist(), strict=True):
+            for k, (count, *means) in enumerate(rows, start=-1):
+                if k < 0:
+                    of_all.append(cells([*known, group, int(count), *means]))
+                else:
+                    of_classes.append(cells([*known, group, k, int(count), *means]))
+        self._memorisation["memorisation"].write(of_all)
+        self._memorisation["memorisation_classes"].write(of_classes)
 
     def records_state(self) -> dict[str, Any]:
         """Flush the files to the disk, and return how much is recorded so far, for a checkpoint."""
         self._keep_checkpoint_seconds()
         sizes = {"metrics": self._metrics.sync(), "train": self._train.sync(), "matrices": self._matrices.sync()}
-        if self._memorises:
-            sizes["memorisation"] = self._memorisation.sync()
+        sizes |= {name: table.sync() for name, table in self._memorisation.items()}
         return {**sizes, "probes": self._probes, "seconds": self.run_state.seconds}
 
     def _keep_checkpoint_seconds(self) -> None:
