@@ -19,7 +19,7 @@ PAGES := docs/reproduction.md README.md
 THEORY := docs/theory
 THEORY_PAGE := docs/theory.md
 # The stages of the study, where their runs go, and the folder of its tables; OVERRIDES are of them all.
-STUDY := losses cutoffs architectures norms adam
+STUDY := losses cutoffs architectures vit norms adam
 STUDY_SWEEPS := multirun/study
 STUDY_TABLES := docs/study
 

@@ -1,12 +1,11 @@
 """The runs of the study's stages, as a CSV file each: a row for each run and batch-norm mode.
 
-`python -m study.collect multirun/study docs/study` reads the sweep of each stage, in the folder of its name. A stage
-without a folder keeps the file it has.
+`python -m study.collect multirun/study docs/study` reads the sweep of each stage, in the folder of its name.
 """
 
+import io
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,18 +14,23 @@ from omegaconf import OmegaConf
 from igb._checks import InputError
 from igb._paths import config_folder
 from igb.folder.schema import FINAL
-from igb.report.metrics import Censored, escape_step, favoured_order, most_guessed
+from igb.report.metrics import THRESHOLD, Censored
 from igb.report.runs import Run, find_runs
-from igb.report.summary import weight_start
+from igb.report.summary import summarize
 
-STAGES = ("losses", "cutoffs", "architectures", "norms", "adam")
+STAGES = ("losses", "cutoffs", "architectures", "vit", "norms", "adam")
 EARLY = 100  # the probe next to this step is shown beside the last one
+OF_SUMMARY = (
+    "batch_norm", "status", "steps", "favoured_class", "dominant_class", "dominance_start", "dominance_end",
+    "weight_start", "drift_ratio_start", "escape_step", "mean_accuracy", "memorised", "recovered",
+)  # fmt: skip
 
 
 def collect(sweeps: Path, folder: Path) -> None:
-    """Write the files of all stages that have runs in `sweeps` into `folder`.
+    """Write the files of all stages that have finished runs in `sweeps` into `folder`.
 
-    Raises InputError if there is none, and, writing nothing more, for fewer finished runs of a stage than its file has.
+    Rows of runs that are not there stay as they are, so that a stage can be run in parts and on several machines.
+    Raises InputError if there is no stage at all.
     """
     found = [stage for stage in STAGES if (sweeps / stage).is_dir()]
     if not found:
@@ -34,13 +38,18 @@ def collect(sweeps: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for stage in found:
         runs = [run for run in find_runs([sweeps / stage])[0] if run.info["status"] in FINAL]
-        table = pd.DataFrame([_row(run, mode, keys(stage)) for run in runs for mode in run.modes])
-        file = folder / f"{stage}.csv"
-        if file.exists() and len(pd.read_csv(file)) > len(table):
-            raise InputError(f"{sweeps / stage} has fewer finished runs than {file}: collect all of them")
-        if len(table):
-            table.sort_values([*map(column, keys(stage)), "batch_norm"]).to_csv(file, index=False)
         print(f"{stage}: {len(runs)} runs")
+        if runs:
+            _write(pd.concat([_rows(run, keys(stage)) for run in runs]), keys(stage), folder / f"{stage}.csv")
+
+
+def _write(table: pd.DataFrame, swept: list[str], file: Path) -> None:
+    """Put rows in place of those of the same runs in a file, or among its others."""
+    known = [*map(column, swept), "batch_norm"]
+    table = pd.read_csv(io.StringIO(table.to_csv(index=False)))  # values as they are in the file
+    if file.exists():
+        table = pd.concat([table, pd.read_csv(file)]).drop_duplicates(known)
+    table.sort_values(known).to_csv(file, index=False)
 
 
 def keys(stage: str) -> list[str]:
@@ -54,39 +63,30 @@ def column(key: str) -> str:
     return key.rsplit(".", 1)[-1]
 
 
-def _row(run: Run, mode: str, swept: list[str]) -> dict[str, Any]:
-    """Of the probes at initialisation, next to step EARLY and last.
+def _rows(run: Run, swept: list[str]) -> pd.DataFrame:
+    """A run's rows of the report's summary, and what it was at initialisation and at the probe next to step EARLY.
 
-    favoured, dominant: the class most guessed at initialisation, and at the end; dominance: max_j G_j; weight, active:
-    over all images; escape_step: as in docs/report.md, empty if the run has not escaped.
+    `active_start` is over all images, and an event that had not come is empty.
     """
-    guesses = run.table("guess_fraction", mode)
-    accuracy, dominance = run.table("accuracy", mode).mean(axis=1, skipna=False), guesses.max(axis=1, skipna=False)
-    order = favoured_order(guesses, run.table("mean_probability", mode))
-    early = guesses.index[np.abs(guesses.index - EARLY).argmin()]
-    escape = escape_step(guesses)
-    active, count = (run.table(name, mode).iloc[0] for name in ("active_fraction", "count"))
-    return {column(key): run.value(key) for key in swept} | {
-        "batch_norm": mode,
-        "status": run.info["status"],
-        "steps": guesses.index[-1],
-        "favoured": None if order is None else order[0],
-        "dominant": most_guessed(guesses.iloc[-1]),
-        "dominance_start": _short(dominance.iloc[0]),
-        "dominance_early": _short(dominance[early]),
-        "dominance_end": _short(dominance.iloc[-1]),
-        "weight_start": _short(weight_start(run, mode)),
-        "active_start": _short(float(np.average(active, weights=count))),
-        "drift_ratio_start": _short(float(run.table("drift_ratio", mode).iloc[0].mean(skipna=False))),
-        "escape_step": None if isinstance(escape, Censored) else escape,
-        "accuracy_early": _short(accuracy[early]),
-        "accuracy_end": _short(accuracy.iloc[-1]),
-        "seconds": run.info.get("wall_seconds"),
-    }
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.5g}")
+    rows = []
+    # No class has half of the guesses for good where there are but two.
+    for _, row in summarize([run], threshold=0.75 if len(run.class_names) == 2 else THRESHOLD).iterrows():
+        accuracy, dominance = (run.overall(name, row["batch_norm"]) for name in ("mean_accuracy", "dominance"))
+        early = accuracy.index[np.abs(accuracy.index - EARLY).argmin()]
+        active, count = (run.table(name, row["batch_norm"]).iloc[0] for name in ("active_fraction", "count"))
+        rows.append(
+            {column(key): run.value(key) for key in swept}
+            | {name: None if isinstance(row.get(name), Censored) else row.get(name) for name in OF_SUMMARY}
+            | {
+                "active_start": float(np.average(active, weights=count)),
+                "dominance_early": dominance[early],
+                "accuracy_early": accuracy[early],
+                "seconds": run.info.get("wall_seconds"),
+                "commit": run.info.get("code", {}).get("igb", {}).get("commit", "")[:9],
+            }
+        )
+    table = pd.DataFrame(rows)
+    return table.map(lambda value: float(f"{value:.5g}") if isinstance(value, float) else value)
 
 
 if __name__ == "__main__":

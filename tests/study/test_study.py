@@ -1,6 +1,5 @@
 """The stages of the study: that they run, and that their files say what the runs did."""
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -9,19 +8,21 @@ from igb._paths import config_folder
 from igb.report.runs import find_runs
 from study.collect import STAGES, collect, column, keys
 from tests.conftest import TINY, tiny_run
+from tests.helpers.runs import ROWS, made_run
 
 SHORT = ["trainer.max_steps=4", "probe.images=50", "seed=0,1"]
 OWN = {
     "losses": [*TINY, "model=resnet18", "loss=ce,pz"],
     "cutoffs": [*TINY, "loss=pz_smooth", "loss.cutoff=0.1,0.2"],
     "architectures": [*TINY, "model=resnet18", "loss.cutoff=0.1,0.2"],
+    "vit": ["data=digits", "loss.cutoff=0.1,0.2"],
     "norms": ["data=digits", "model.norm=none,group", "loss.cutoff=0.1"],
     "adam": [*TINY, "loss=ce,pz"],
 }
 
 
 def test_every_stage_is_a_sweep_and_every_sweep_a_stage():
-    assert {file.stem for file in (config_folder() / "experiment" / "study").glob("*.yaml")} == set(STAGES)
+    assert {file.stem for file in (config_folder() / "experiment" / "study").glob("*.yaml")} == {*STAGES, "common"}
     assert f"\nSTUDY := {' '.join(STAGES)}\n" in (config_folder().parent / "Makefile").read_text()
 
 
@@ -33,7 +34,7 @@ def test_a_stage_runs_and_is_collected(stage, command, tmp_path):
     assert status == 0, output
     collect(tmp_path / "sweeps", tmp_path / "files")
     table = pd.read_csv(tmp_path / "files" / f"{stage}.csv")
-    modes = 1 if stage == "norms" else 2
+    modes = 1 if stage in ("vit", "norms") else 2
     assert len(table) == 2 * 2 * modes  # options, seeds and batch-norm modes
     assert set(map(column, keys(stage))) <= set(table)
 
@@ -45,15 +46,19 @@ def test_a_row_is_what_the_probes_say(tmp_path):
     (row,) = pd.read_csv(tmp_path / "files" / "losses.csv").to_dict("records")
     ((run,), _) = find_runs([folder])
     guesses, accuracy = run.table("guess_fraction", "running"), run.table("accuracy", "running")
+    active, count = run.table("active_fraction", "running").loc[0], run.table("count", "running").loc[0]
     assert (row["seed"], row["steps"]) == (0, 30)
-    assert row["favoured"] == guesses.loc[0].idxmax()
+    assert str(row["favoured_class"]) == run.class_names[guesses.loc[0].idxmax()]
     assert row["dominance_start"] == pytest.approx(guesses.loc[0].max(), rel=1e-4)
-    assert row["dominance_end"] == pytest.approx(guesses.loc[30].max(), rel=1e-4)
-    assert row["accuracy_early"] == row["accuracy_end"] == pytest.approx(accuracy.loc[30].mean(), rel=1e-4)
-    before = guesses.max(axis=1).loc[: row["escape_step"] - 1] if row["escape_step"] > 0 else []
-    assert np.isnan(row["escape_step"]) or len(before) == 0 or before.iloc[-1] >= 0.5
-    weights, count = run.table("weight", "running").loc[0], run.table("count", "running").loc[0]
-    assert row["weight_start"] == pytest.approx((weights * count).sum() / count.sum(), rel=1e-4)
+    assert row["dominance_end"] == row["dominance_early"] == pytest.approx(guesses.loc[30].max(), rel=1e-4)
+    assert row["mean_accuracy"] == row["accuracy_early"] == pytest.approx(accuracy.loc[30].mean(), rel=1e-4)
+    assert row["active_start"] == pytest.approx((active * count).sum() / count.sum(), rel=1e-4)
+
+
+def test_a_run_of_two_classes_has_left_its_guess_below_three_quarters(tmp_path):
+    made_run(tmp_path / "sweeps" / "losses" / "run", [(0, 1.0, 0.0, 1.0), (4, 0.6, 0.5, 0.7), (8, 0.5, 0.6, 0.6)])
+    collect(tmp_path / "sweeps", tmp_path / "files")
+    assert pd.read_csv(tmp_path / "files" / "losses.csv")["escape_step"].tolist() == [4]
 
 
 def test_a_folder_without_stages_is_refused(tmp_path):
@@ -61,11 +66,15 @@ def test_a_folder_without_stages_is_refused(tmp_path):
         collect(tmp_path, tmp_path / "files")
 
 
-def test_files_of_more_finished_runs_are_not_lost_to_fewer(tmp_path):
-    tiny_run(tmp_path / "sweeps" / "losses" / "run", "trainer.max_steps=2")
-    collect(tmp_path / "sweeps", tmp_path / "files")
-    file = tmp_path / "files" / "losses.csv"
-    table = pd.read_csv(file)
-    pd.concat([table, table]).to_csv(file, index=False)
-    with pytest.raises(InputError, match=r"losses has fewer finished runs than .*losses\.csv: collect all of them"):
-        collect(tmp_path / "sweeps", tmp_path / "files")
+def test_runs_are_put_in_the_place_of_the_same_and_beside_others(tmp_path):
+    for seed in (0, 1):
+        made_run(
+            tmp_path / f"first/losses/{seed}", ROWS[0], overrides=[f"seed={seed}", "loss=pz"], seeds={"seed": seed}
+        )
+    for seed in (1, 2):
+        made_run(tmp_path / f"more/losses/{seed}", ROWS[1], overrides=[f"seed={seed}", "loss=pz"], seeds={"seed": seed})
+    for sweeps in ("first", "more", "more"):
+        collect(tmp_path / sweeps, tmp_path / "files")
+    table = pd.read_csv(tmp_path / "files" / "losses.csv")
+    assert table["seed"].tolist() == [0, 1, 2]
+    assert table["favoured_class"].tolist() == ["cat", "dog", "dog"]
