@@ -19,7 +19,7 @@ PAGES := docs/reproduction.md README.md
 THEORY := docs/theory
 THEORY_PAGE := docs/theory.md
 # The stages of the study, where their runs go, and the folder of its tables; OVERRIDES are of them all.
-STUDY := losses cutoffs architectures vit norms adam
+STUDY := losses cutoffs architectures vit norms dial drift center color classes fashion_mnist long_tail adam noise noise_warmup remedy_none remedy_ce remedy_warmup remedy_ramp remedy_calibrate remedy_center remedy_smooth remedy_cutoff
 STUDY_SWEEPS := multirun/study
 STUDY_TABLES := docs/study
 
@@ -65,7 +65,8 @@ reproduction: $(VENV)/installed
 
 study: $(VENV)/installed
 	set -e; for stage in $(STUDY); do \
-	    $(BIN)/igb --multirun experiment=study/$$stage hydra.sweep.dir=$(STUDY_SWEEPS)/$$stage $(CIFAR10) $(OVERRIDES); \
+	    $(BIN)/igb --multirun experiment=study/$$stage hydra.sweep.dir=$(STUDY_SWEEPS)/$$stage \
+	        $$([ $$stage = fashion_mnist ] && echo "$(FASHION_MNIST)" || echo "$(CIFAR10)") $(OVERRIDES); \
 	done
 	$(BIN)/python -m study.collect $(STUDY_SWEEPS) $(STUDY_TABLES)
 

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from igb import experiment
 from igb._checks import InputError
 from igb._paths import config_folder
 from igb.report.runs import find_runs
@@ -10,15 +11,11 @@ from study.collect import STAGES, collect, column, keys
 from tests.conftest import TINY, tiny_run
 from tests.helpers.runs import ROWS, made_run
 
-SHORT = ["trainer.max_steps=4", "probe.images=50", "seed=0,1"]
 OWN = {
-    "losses": [*TINY, "model=resnet18", "loss=ce,pz"],
     "cutoffs": [*TINY, "loss=pz_smooth", "loss.cutoff=0.1,0.2"],
-    "architectures": [*TINY, "model=resnet18", "loss.cutoff=0.1,0.2"],
-    "vit": ["data=digits", "loss.cutoff=0.1,0.2"],
-    "norms": ["data=digits", "model.norm=none,group", "loss.cutoff=0.1"],
-    "adam": [*TINY, "loss=ce,pz"],
-}
+    "dial": ["data=digits", "init.target_dominance=0.3,0.5", "init.tolerance=1"],
+    "noise_warmup": ["data=digits", "loss=pz", "noise.images=50", "trainer.max_steps=60"],
+}  # stages of which each needs something else of the collector
 
 
 def test_every_stage_is_a_sweep_and_every_sweep_a_stage():
@@ -28,15 +25,36 @@ def test_every_stage_is_a_sweep_and_every_sweep_a_stage():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_is_a_valid_config(stage):
+    parts = experiment.build(experiment.compose(f"experiment=study/{stage}", "data=digits"))
+    assert parts.probe.images == 500
+    assert {"seed"} < set(keys(stage)) or stage == "vit"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", OWN)
 def test_a_stage_runs_and_is_collected(stage, command, tmp_path):
     folder = f"hydra.sweep.dir={tmp_path}/sweeps/{stage}"
-    status, output = command("--multirun", f"experiment=study/{stage}", folder, *SHORT, *OWN[stage])
+    short = ["trainer.max_steps=4", "probe.images=50", "seed=0,1"]
+    status, output = command("--multirun", f"experiment=study/{stage}", folder, *short, *OWN[stage])
     assert status == 0, output
     collect(tmp_path / "sweeps", tmp_path / "files")
     table = pd.read_csv(tmp_path / "files" / f"{stage}.csv")
-    modes = 1 if stage in ("vit", "norms") else 2
-    assert len(table) == 2 * 2 * modes  # options, seeds and batch-norm modes
+    assert len(table) == {"cutoffs": 8, "dial": 4, "noise_warmup": 2}[stage]  # runs, and for Tiny batch-norm modes
     assert set(map(column, keys(stage))) <= set(table)
+
+
+@pytest.mark.slow
+def test_classes_of_wrong_labels_have_a_row_an_epoch(tmp_path):
+    options = ("noise=symmetric", "noise.images=100", "trainer.max_epochs=2", "probe=log", "probe.points=11")
+    folder = tiny_run(tmp_path / "sweeps" / "noise" / "run", *options, "probe.images=100", "trainer.max_steps=null")
+    collect(tmp_path / "sweeps", tmp_path / "files")
+    table = pd.read_csv(tmp_path / "files" / "noise_classes.csv")
+    assert table.groupby("epoch")["class"].apply(list).to_dict() == {epoch: list(range(10)) for epoch in range(3)}
+    ((run,), _) = find_runs([folder])
+    for name in ("guess_fraction", "accuracy", "memorised"):
+        last = run.table(name, "running").iloc[-1].tolist()
+        assert table[table["epoch"] == 2][name].tolist() == pytest.approx(last, rel=1e-4)
 
 
 def test_a_row_is_what_the_probes_say(tmp_path):
