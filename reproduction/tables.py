@@ -14,6 +14,7 @@ import pandas as pd
 from igb._checks import InputError
 from igb.folder.schema import FINAL
 from igb.report.metrics import THRESHOLD, Censored, first_for_good
+from igb.report.prediction import dominance_of
 from igb.report.settings import mean_and_half_width
 from reproduction.collect import CLASS_QUANTITIES, KEYS
 
@@ -58,13 +59,20 @@ class Verdict:
 
 
 def verdicts(frames: Frames) -> str:
-    """The table of claims; open are those whose runs are not there."""
+    """The table of claims and what became of them; open are those whose runs are not there."""
     rows = []
-    for one in VERDICTS:
-        number = one.number(frames) if set(one.needs) <= set(frames) else None
-        decided = [one.verdict, number, f"[figure]({FIGURE}/{one.figure}.png)"] if number else [OPEN, "", ""]
-        rows.append([one.claim, *decided])
-    return markdown(["claim", "verdict", "number", ""], rows)
+    for one, number in _decided(frames):
+        rows.append([one.claim, *([one.verdict, f"[figure]({FIGURE}/{one.figure}.png)"] if number else [OPEN, ""])])
+    return markdown(["claim", "verdict", ""], rows)
+
+
+def deciding(frames: Frames) -> str:
+    """The table of the numbers that decide them."""
+    return markdown(["claim", "decided by"], [[one.claim[:6], number or OPEN] for one, number in _decided(frames)])
+
+
+def _decided(frames: Frames) -> list[tuple[Verdict, str | None]]:
+    return [(one, one.number(frames) if set(one.needs) <= set(frames) else None) for one in VERDICTS]
 
 
 def initialisation(frames: Frames) -> str:
@@ -110,8 +118,8 @@ def training_batches(frames: Frames) -> str:
 
 def features(frames: Frames) -> str:
     """How alike images look to untrained networks: means over the seeds."""
-    columns = ["cosine", "class_spread", "image_spread", "bl_wrong_way", "pz_active"]
-    networks = frames["features"]
+    columns = ["cosine", "class_spread", "image_spread", "ratio", "dominance", "bl_wrong_way", "pz_active"]
+    networks = _drifts(frames["features"])
     networks = networks.assign(bl_wrong_way=networks["bl_wrong_way"] * networks["bl_active"])
     means = networks.groupby(["init", "batch_norm"])[columns].mean()
     rows = [
@@ -119,8 +127,8 @@ def features(frames: Frames) -> str:
         for init in INITS
         for mode, title in MODES.items()
     ]
-    head = ["init", "normalised by", "cosine", "spread of logits over classes", "over images",
-            "BL: pushed the wrong way", "PZ: with a gradient"]  # fmt: skip
+    head = ["init", "normalised by", "cosine", "spread of logits over classes", "over images", "drift ratio",
+            "dominance by theory", "BL: pushed the wrong way", "PZ: with a gradient"]  # fmt: skip
     return markdown(head, rows)
 
 
@@ -309,13 +317,21 @@ def read(folder: Path) -> Frames:
     return {file.stem: pd.read_csv(file) for file in sorted(folder.glob("*.csv"))}
 
 
-def fill(page: str, tables: Mapping[str, str]) -> str:
-    """A page with each table between its markers; raises KeyError for a marker that has no table."""
+def fill(page: str, tables: Mapping[str, str], numbers: Mapping[str, str] | None = None) -> str:
+    """A page with each table, and each number in its text, between its markers.
 
-    def replace(found: re.Match[str]) -> str:
+    `<!-- table: NAME -->` and `<!-- end -->` are lines; `<!--=NAME-->` and `<!--/-->` stand within a line. Raises
+    KeyError for a marker that has no table, or no number where there are some.
+    """
+
+    def table(found: re.Match[str]) -> str:
         return f"{found[1]}\n{tables[found[2]]}\n<!-- end -->"
 
-    return re.sub(r"(<!-- table: (\w+) -->)\n.*?<!-- end -->", replace, page, flags=re.DOTALL)
+    def number(found: re.Match[str]) -> str:
+        return f"{found[1]}{(numbers or {})[found[2]]}<!--/-->"
+
+    page = re.sub(r"(<!-- table: (\w+) -->)\n.*?<!-- end -->", table, page, flags=re.DOTALL)
+    return re.sub(r"(<!--=(\w+)-->).*?<!--/-->", number, page, flags=re.DOTALL)
 
 
 def filled(page: Path, folder: Path) -> str:
@@ -323,9 +339,31 @@ def filled(page: Path, folder: Path) -> str:
     frames = read(folder)
     tables = {name: tabulate(frames) for name, (needs, tabulate) in TABLES.items() if set(needs) <= set(frames)}
     to_figures = os.path.relpath(folder, page.parent)
-    return fill(
-        page.read_text(encoding="utf-8"), {name: table.replace(FIGURE, to_figures) for name, table in tables.items()}
-    )
+    tables = {name: table.replace(FIGURE, to_figures) for name, table in tables.items()}
+    return fill(page.read_text(encoding="utf-8"), tables, numbers(frames))
+
+
+def numbers(frames: Frames) -> dict[str, str]:
+    """The numbers in the text of docs/reproduction.md."""
+    if not {"features", "initialisation"} <= set(frames):
+        return {}
+    start, networks = where(frames["initialisation"], scaling="standard"), _drifts(frames["features"])
+    found: dict[str, str] = {}
+    for mode in MODES:
+        of_mode = where(networks, batch_norm=mode).groupby("init")[["ratio", "dominance"]].mean()
+        dominance = where(start, batch_norm=mode).groupby("init")["dominance"].mean()
+        found |= {
+            f"drift_{mode}": _span(of_mode["ratio"], ".2g"),
+            f"dominance_theory_{mode}": _span(of_mode["dominance"]),
+            f"dominance_{mode}": _span(dominance),
+        }
+    return found
+
+
+def _drifts(networks: pd.DataFrame) -> pd.DataFrame:
+    """The networks of features.csv with their drift `ratio` and the `dominance` that the theory gives for it."""
+    ratio = (networks["class_spread"] / networks["image_spread"]) ** 2
+    return networks.assign(ratio=ratio, dominance=[dominance_of(one, CLASSES) for one in ratio])
 
 
 def where(table: pd.DataFrame, **values: object) -> pd.DataFrame:
@@ -352,6 +390,12 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _span(values: "pd.Series[float]", digits: str = ".2f") -> str:
+    """Least to most; one number where they are the same."""
+    low, high = (f"{bound:{digits}}" for bound in (values.min(), values.max()))
+    return low if low == high else f"{low} to {high}"
 
 
 def _range(values: "pd.Series[float]", digits: str = ".2f") -> str:
@@ -523,35 +567,30 @@ def _seeds(cells: Mapping[str, pd.DataFrame]) -> int:
 VERDICTS = (
     Verdict(
         "**A.** At initialisation one class has p̄ near 1, the others near 0",
-        "reproduced only in evaluation mode, where logits are large (`he`; torchvision's rule on raw pixels); never "
-        "with batch statistics",
+        "**In part**: in evaluation mode, where logits are large (`he`; torchvision's rule on raw pixels); never by "
+        "the batch statistics that training uses",
         ("initialisation",),
         _a,
         "initialisation",
     ),
     Verdict(
         "**B.** In the first batches all p̄_k move together and settle near 0.1; accuracies lag",
-        "reproduced only at small rates (under CE, at lr/(1 - momentum) of 0.001 or less, not of 0.01 or more); the "
-        "accuracies lag from `replaced_conv1`, little from `he`; batch norm's running statistics do most of it, "
-        "without learning",
+        "**In part**: at small rates; running statistics do most of it, without learning; accuracies lag from "
+        "`replaced_conv1`, little from `he`",
         ("first_batches", "replaced_conv1"),
         _b,
         "first_batches",
     ),
     Verdict(
         "**C.** CE: after epoch one the p̄_k rise together, accuracies with them",
-        "reproduced in one seed, from `replaced_conv1` on raw pixels at 0.01, for the mean over classes; single "
-        "classes rise and fall apart from each other, each with its accuracy",
+        "**Seen once**: for the mean over classes; single classes rise and fall apart, each with its accuracy",
         ("long_run_classes",),
         _c,
         "long_run",
     ),
     Verdict(
         "**D.** BL (γ = 0.7): as CE but slower, accuracies lagging",
-        "reproduced only in part: with the factor p_y^γ held constant for the gradient it is behind at batch 300 in "
-        "nearly all cells with lr/(1 - momentum) of 0.01 or less; at the end of epoch one its p̄_k are ahead, except at "
-        "the smallest of the rates; its accuracies stay behind for some eleven epochs (one seed); as equation (2) is "
-        "written it collapses onto one class in 14 of 16 cells and all seven longer runs",
+        "**In part**: with p_y^γ held constant, at small rates; as equation (2) is written it collapses onto one class",
         ("epoch_one", "long_run_classes"),
         _d,
         "epoch_one",
@@ -559,33 +598,31 @@ VERDICTS = (
     Verdict(
         "**E.** PZ: the favoured class stays above all others and rises again, the others fall; its accuracy stays "
         "perfect, the others' poor",
-        "reproduced only from `replaced_conv1` on raw pixels at 0.01 without momentum, in one seed, and in another at "
-        "the end (from `he` one seed is above all but never fell, and one rises again beside two others); else a few "
-        "classes share, or one stands alone that is seldom the favoured one",
+        "**Seen once**, from `replaced_conv1` at 0.01; else a few classes share, or one stands alone that is seldom "
+        "the favoured one",
         PZ_NEEDS,
         _e,
         "favoured_conv1",
     ),
     Verdict(
         "**F.** The initially favoured class is the one that dominates under PZ",
-        "not reproduced: it leads in 1.3 to 2.5 seeds of ten, which ten seeds cannot tell from chance; from `he` at "
-        "0.001 without momentum it survives more often than others",
+        "**No**: it leads as often as chance would have it, as far as ten seeds can tell; at a small rate it survives "
+        "more often",
         PZ_NEEDS,
         _f,
         "favoured_conv1",
     ),
     Verdict(
         "**G.** Impacts can persist to the end of training",
-        "reproduced under PZ, in one seed, chosen because E holds there: the favoured class has everything to the end, "
-        "as it has there under BL as written; not seen under CE",
+        "**Seen once**, under PZ, in the run in which E holds, and there under BL as written; not under CE",
         ("long_run_classes",),
         _g,
         "long_run",
     ),
     Verdict(
         "**H.** Under PZ training is almost entirely driven by the favoured class",
-        "not reproduced, for the class that batch statistics favour: while the network changes several classes share "
-        "the gradient; once one class stands alone, in the run of E from batch 9 on, it has all of what is then left",
+        "**No**: while the network changes several classes share the gradient; a class that stands alone has what "
+        "little is left",
         PZ_NEEDS,
         _h,
         "piecewise_zero",
@@ -593,6 +630,7 @@ VERDICTS = (
 )
 TABLES: dict[str, tuple[tuple[str, ...], Callable[[Frames], str]]] = {
     "verdicts": (("runs",), verdicts),
+    "deciding": (("runs",), deciding),
     "stages": (("runs",), stages),
     "initialisation": (("initialisation",), initialisation),
     "training_batches": (("initialisation", "training_batches"), training_batches),

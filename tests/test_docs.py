@@ -101,6 +101,12 @@ def test_the_python_of_the_page_on_the_theory_runs():
     assert edges[0] < 2.0 < edges[1]
 
 
+def test_the_python_of_the_page_of_advice_runs(capsys):
+    ((_, text),) = blocks(ROOT / "docs" / "advice.md", "python")
+    exec(text, {})
+    assert re.fullmatch(r"dominance [\d.]+, drift ratio [\d.]+\nweight [\d.]+, .*\n", capsys.readouterr().out)
+
+
 def test_the_python_of_the_page_on_losses_runs():
     ((_, text),) = blocks(ROOT / "docs" / "losses.md", "python")
     *before, last = text.strip().splitlines()
@@ -116,8 +122,8 @@ def test_the_page_on_the_report_explains_every_column():
 
 
 def test_the_pages_name_what_is_there():
-    text = "".join(page.read_text() for page in PAGES)
-    for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):
-        assert (ROOT / link).exists() or (ROOT / "docs" / link).exists(), link
+    for page in PAGES:
+        for link in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
     for name in igb.__all__:
         assert hasattr(igb, name)

@@ -6,7 +6,7 @@ from igb._paths import config_folder
 
 ROOT = config_folder().parent
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"```(\w+)(?: title=\"(.+?)\")?\n(.*?)```", re.DOTALL)
 STAMP = "2026-11-22/12-00-00"
 

@@ -9,6 +9,7 @@ import torch
 import igb
 from igb._checks import InputError
 from igb._paths import config_folder
+from igb.report.prediction import dominance_of
 from igb.report.runs import find_runs
 from reproduction import claims, figures, tables
 from reproduction.collect import KEYS, STAGES, collect, of_classes, over_probes
@@ -174,9 +175,14 @@ def rows_of(runs):
 
 def decided(frames):
     """The numbers of the verdicts that these frames suffice for, by the letters of their claims."""
-    rows = [line.split(" | ") for line in tables.verdicts(frames).splitlines()[2:]]
-    assert all((row[1] == tables.OPEN) == (not row[2]) for row in rows)
-    return {row[0][4]: row[2] for row in rows if row[2]}
+    verdicts, numbers = (
+        [line.strip("| ").split(" | ") for line in table(frames).splitlines()[2:]]
+        for table in (tables.verdicts, tables.deciding)
+    )
+    for (claim, verdict, *_), (letter, number) in zip(verdicts, numbers, strict=True):
+        assert claim.startswith(letter)
+        assert (verdict == tables.OPEN) == (number == tables.OPEN)
+    return {letter[2]: number for letter, number in numbers if number != tables.OPEN}
 
 
 def of_pz(lr, momentum, *leading, **other):
@@ -307,8 +313,8 @@ def test_features_are_means_over_the_seeds():
     ]  # fmt: skip
     lines = tables.features({"features": pd.DataFrame(networks)}).splitlines()[2:]
     assert lines[:2] == [
-        "| `he` | running statistics | 0.85 | 3 | 1 | 0.4 | 0.25 |",
-        "| `he` | batch statistics | 0.85 | 3 | 2 | 0.4 | 0.25 |",
+        f"| `he` | running statistics | 0.85 | 3 | 1 | 9 | {dominance_of(9.0, 10):.3g} | 0.4 | 0.25 |",
+        f"| `he` | batch statistics | 0.85 | 3 | 2 | 2.25 | {dominance_of(2.25, 10):.3g} | 0.4 | 0.25 |",
     ]
 
 
@@ -523,7 +529,45 @@ def test_long_runs_tell_the_place_of_the_favoured_class():
     ]
 
 
-@pytest.mark.parametrize("page", [ROOT / "docs" / "reproduction.md", ROOT / "README.md"], ids=lambda page: page.name)
+def test_verdicts_are_short_and_say_yes_no_or_how_far():
+    for one in tables.VERDICTS:
+        assert len(one.verdict.split()) <= 25
+        assert one.verdict.startswith(("**Yes**", "**In part**", "**Seen once**", "**No**"))
+
+
+def test_drift_ratios_are_those_of_the_logits_and_the_theory_is_beside_them():
+    networks = [
+        {"init": init, "batch_norm": mode, "class_spread": spread, "image_spread": 2.0, "cosine": 0.5, "pz_active": 0.1,
+         "bl_wrong_way": 0.5, "bl_active": 1.0}
+        for init in tables.INITS for mode, spread in (("running", 6.0), ("batch", 1.0))
+    ]  # fmt: skip
+    frames = {
+        "features": pd.DataFrame(networks),
+        "initialisation": rows_of(
+            {"init": init, "batch_norm": mode, "dominance": 0.5 if init == "he" else 0.75}
+            for init in tables.INITS for mode in tables.MODES
+        ),
+    }  # fmt: skip
+    numbers = tables.numbers(frames)
+    assert (numbers["drift_running"], numbers["drift_batch"]) == ("9", "0.25")
+    assert numbers["dominance_theory_running"] == f"{dominance_of(9.0, 10):.2f}"
+    assert numbers["dominance_running"] == "0.50 to 0.75"
+    assert tables.numbers({}) == {}
+
+
+def test_numbers_in_a_text_stand_between_their_markers():
+    page = "it is <!--=one-->old<!--/-->, or <!--=two--><!--/-->.\n<!-- table: all -->\n<!-- end -->\n"
+    filled = tables.fill(page, {"all": "| 1 |"}, {"one": "1", "two": "2"})
+    assert filled == "it is <!--=one-->1<!--/-->, or <!--=two-->2<!--/-->.\n<!-- table: all -->\n| 1 |\n<!-- end -->\n"
+    with pytest.raises(KeyError):
+        tables.fill(page, {"all": ""}, {"one": "1"})
+
+
+@pytest.mark.parametrize(
+    "page",
+    [ROOT / "docs" / "reproduction.md", FOLDER / "details.md", ROOT / "README.md"],
+    ids=lambda page: page.name,
+)
 def test_a_page_has_the_tables_of_the_csv_files(page):
     assert tables.filled(page, FOLDER) == page.read_text()
     for name, (needs, _) in figures.FIGURES.items():

@@ -1,0 +1,98 @@
+"""The figures, tables and numbers of docs/study.md and docs/advice.md, from the CSV files of the study's stages.
+
+`python -m study.page docs/study docs/study.md docs/advice.md` draws the figures into the folder of the CSV files, and
+fills in the tables and numbers of the pages, between markers as `reproduction.tables.fill` knows them.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import matplotlib as mpl
+
+from igb._checks import InputError
+from igb._plots import STYLE
+from reproduction.tables import fill, markdown, read
+from study import data, dial, networks, noise, one_number, optimizer, remedies
+from study.collect import STAGES
+from study.runs import Frames
+
+TABLES: dict[ModuleType, tuple[Callable[[Frames], str], ...]] = {
+    one_number: (one_number.prediction, one_number.dead_zones),
+    networks: (networks.trapped,),
+    dial: (dial.dials, dial.favoured),
+    data: (data.kinds, data.long_tail),
+    optimizer: (optimizer.optimizers,),
+    noise: (noise.memorised, noise.first),
+    remedies: (remedies.ranked,),
+}
+OPEN = "open: its runs are not finished"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a hypothesis; `number` names numbers of its module in braces."""
+
+    module: ModuleType
+    claim: str
+    verdict: str
+    number: str
+
+
+VERDICTS: tuple[Verdict, ...] = ()
+
+
+def parts(frames: Frames) -> tuple[dict[str, str], dict[str, str]]:
+    """Tables and numbers by their names, of the hypotheses whose CSV files are there; of the others tables say so."""
+    tables = {"runs": costs(frames)}
+    numbers: dict[str, str] = {}
+    for module, functions in TABLES.items():
+        has_runs = set(module.NEEDS) <= set(frames)
+        tables |= {one.__name__: one(frames) if has_runs else f"*({OPEN})*" for one in functions}
+        numbers |= module.numbers(frames) if has_runs else {}
+    rows = []
+    for one in VERDICTS:
+        known = set(one.module.NEEDS) <= set(frames)
+        rows.append([one.claim, one.verdict, one.number.format(**numbers)] if known else [one.claim, OPEN, ""])
+    return {**tables, "verdicts": markdown(["question", "answer", "numbers"], rows)}, numbers
+
+
+def costs(frames: Frames) -> str:
+    """How many runs of each stage there are, and what they took."""
+    rows, total, hours = [], 0, 0.0
+    for stage in STAGES:
+        if stage in frames:
+            frame = frames[stage]
+            first = frame.drop_duplicates(list(frame.columns[: frame.columns.get_loc("batch_norm")]))
+            rows.append([f"`{stage}`", f"{len(first):,}", f"{first['seconds'].sum() / 3600:.1f}"])
+            total, hours = total + len(first), hours + first["seconds"].sum() / 3600
+    return markdown(["stage", "runs", "hours"], [*rows, ["all", f"{total:,}", f"{hours:.1f}"]])
+
+
+def draw(folder: Path, frames: Frames) -> None:
+    """Draw the figure of each hypothesis whose CSV files are there."""
+    with mpl.rc_context(STYLE):
+        for module in TABLES:
+            if set(module.NEEDS) <= set(frames):
+                module.figure(frames).savefig(folder / f"{module.__name__.rpartition('.')[2]}.png", dpi=150)
+
+
+def filled(page: Path, frames: Frames) -> str:
+    """The text of a page with its tables and numbers filled in."""
+    return fill(page.read_text(encoding="utf-8"), *parts(frames))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: python -m study.page FOLDER [PAGE ...]")
+    try:
+        found = read(Path(sys.argv[1]))
+        draw(Path(sys.argv[1]), found)
+        for page in map(Path, sys.argv[2:]):
+            page.write_text(filled(page, found), encoding="utf-8")
+    except OSError as error:
+        sys.exit(f"igb: {error.filename} cannot be read or written ({error.strerror})")
+    except InputError as error:
+        sys.exit(f"igb: {error}")
