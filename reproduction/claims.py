@@ -7,7 +7,7 @@ files. `reproduction.theory` calls them.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import mode
 from typing import Any
 
@@ -27,7 +27,7 @@ from igb.report.settings import mean_and_half_width
 from igb.statistics import measure as measured
 from igb.theory import edge_of_chaos, fixed_point, neutral_edge, propagate
 from igb.training.probe import probe_order
-from reproduction.tables import markdown, where
+from reproduction.common import Frames, markdown, where
 
 STAGES = {"trainability": "Fashion-MNIST", "trainability_cifar10": "CIFAR-10"}
 CLASSES = {"trainability": 2, "trainability_cifar10": 10}
@@ -47,8 +47,6 @@ SHARES = ("share", "parameter_share")  # of the favoured class in the gradients 
 HEAD = ["activation", "σ_w²", "σ_b²"]
 RANGE = (0.25, 5000)  # of drift ratios that are drawn; beyond it nothing trains
 GROWING = 2.0  # times the drift ratio at the smaller depth: more is a drift ratio that still grows
-
-Frames = Mapping[str, pd.DataFrame]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,6 +24,8 @@ from igb.report.figures import DASHES, FIGURE_2, epoch_axis, epochs_of
 from igb.report.figures import STYLE as REPORT_STYLE
 from igb.report.settings import mean_and_half_width
 from reproduction.collect import CLASS_QUANTITIES
+from reproduction.common import Frames, last_probe, read, where
+from reproduction.pages import filled
 from reproduction.tables import (
     CONV1_CELL,
     INITS,
@@ -32,14 +34,9 @@ from reproduction.tables import (
     NEAR_ONE,
     PZ_NEEDS,
     SCALINGS,
-    Frames,
-    filled,
-    last_probe,
     pz_cells,
-    read,
     remedies,
     starts,
-    where,
 )
 
 LONGEST = 300  # steps of a run of the grid

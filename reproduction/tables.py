@@ -1,22 +1,16 @@
-"""The tables of docs/reproduction.md, from the CSV files of its stages."""
+"""The tables of the pages on the paper, from the CSV files of its stages."""
 
-import math
-import os
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from igb._checks import InputError
 from igb.folder.schema import FINAL
-from igb.report.metrics import THRESHOLD, Censored, first_for_good
 from igb.report.prediction import dominance_of
-from igb.report.settings import mean_and_half_width
-from reproduction.collect import CLASS_QUANTITIES, KEYS
+from reproduction.collect import CLASS_QUANTITIES
+from reproduction.common import Frames, interval, last_probe, markdown, median_and_range, where
 
 SCALINGS = ("standard", "unit", "symmetric", "raw")
 TABULATED = ("standard", "raw")
@@ -40,39 +34,7 @@ PZ_CELLS = (
 PZ_NEEDS = ("small_rate", "favoured_class", "favoured_conv1")
 LONG_EPOCHS = (0, 1, 5, 10, 20)
 END_QUANTITIES = {"accuracy": "accuracy", "mean_p": "mean p̄_k"}
-OPEN = "open: its runs are not finished"
 CELL = ["init", "scaling", "lr", "momentum", "seed"]
-FIGURE = "{folder}"  # stands for the folder of the figures until a page is filled in
-
-Frames = Mapping[str, pd.DataFrame]  # the CSV files by their names
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What became of a claim: `number` gives what decides it from the CSV files `needs`, None if runs are missing."""
-
-    claim: str
-    verdict: str
-    needs: tuple[str, ...]
-    number: Callable[[Frames], str | None]
-    figure: str
-
-
-def verdicts(frames: Frames) -> str:
-    """The table of claims and what became of them; open are those whose runs are not there."""
-    rows = []
-    for one, number in _decided(frames):
-        rows.append([one.claim, *([one.verdict, f"[figure]({FIGURE}/{one.figure}.png)"] if number else [OPEN, ""])])
-    return markdown(["claim", "verdict", ""], rows)
-
-
-def deciding(frames: Frames) -> str:
-    """The table of the numbers that decide them."""
-    return markdown(["claim", "decided by"], [[one.claim[:6], number or OPEN] for one, number in _decided(frames)])
-
-
-def _decided(frames: Frames) -> list[tuple[Verdict, str | None]]:
-    return [(one, one.number(frames) if set(one.needs) <= set(frames) else None) for one in VERDICTS]
 
 
 def initialisation(frames: Frames) -> str:
@@ -89,11 +51,11 @@ def initialisation(frames: Frames) -> str:
                 [
                     f"`{init}`",
                     scaling,
-                    _range(running["largest_p"]),
+                    median_and_range(running["largest_p"]),
                     f"{(running['largest_p'] > NEAR_ONE).sum()} of {len(running)}",
-                    _range(running["dominance"]),
-                    _range(batch["largest_p"]),
-                    _range(batch["dominance"]),
+                    median_and_range(running["dominance"]),
+                    median_and_range(batch["largest_p"]),
+                    median_and_range(batch["dominance"]),
                 ]
             )
     head = ["init", "scaling", "largest p̄_k", f"seeds above {NEAR_ONE:g}", "dominance", "batch: largest p̄_k",
@@ -107,7 +69,7 @@ def training_batches(frames: Frames) -> str:
     small = frames["training_batches"].set_index("seed")
     large = large.loc[small.index]
     rows = [
-        [title, _range(some["largest_p"]), _range(some["dominance"]), same]
+        [title, median_and_range(some["largest_p"]), median_and_range(some["dominance"]), same]
         for title, some, same in (
             ("500 images", large, ""),
             ("32 images", small, f"{(small['favoured'] == large['favoured']).sum()} of {len(small)}"),
@@ -119,7 +81,7 @@ def training_batches(frames: Frames) -> str:
 def features(frames: Frames) -> str:
     """How alike images look to untrained networks: means over the seeds."""
     columns = ["cosine", "class_spread", "image_spread", "ratio", "dominance", "bl_wrong_way", "pz_active"]
-    networks = _drifts(frames["features"])
+    networks = drifts(frames["features"])
     networks = networks.assign(bl_wrong_way=networks["bl_wrong_way"] * networks["bl_active"])
     means = networks.groupby(["init", "batch_norm"])[columns].mean()
     rows = [
@@ -139,7 +101,7 @@ def first_batches(frames: Frames) -> str:
         moving = runs[(runs["batch_norm"] == "running") | (runs["lr"] > 0)]
         for (lr, mode), some in moving.groupby(["lr", "batch_norm"]):
             for quantity, title in SPREADS.items():
-                values = [_interval(where(some, step=step)[quantity]) for step in FIRST_STEPS]
+                values = [interval(where(some, step=step)[quantity]) for step in FIRST_STEPS]
                 rows.append([start, f"{lr:g}", mode, title, *values])
     head = ["", "learning rate", "statistics", "distance from 0.1 of", *(f"after {step}" for step in FIRST_STEPS)]
     return markdown(head, rows)
@@ -170,10 +132,10 @@ def piecewise_zero(frames: Frames) -> str:
     """How PZ leaves the classes in each cell: numbers of seeds, averaged over the last probes."""
     cells = pz_cells(frames)
     rows = [
-        [title, *(f"{_held(runs, holds):.1f} of {runs['seed'].nunique()}" for runs in cells.values())]
+        [title, *(f"{held(runs, holds):.1f} of {runs['seed'].nunique()}" for runs in cells.values())]
         for title, holds in PZ_COUNTS.items()
     ]
-    guessed = [_range(_last_probes(runs).groupby("seed")["guessed"].mean(), ".1f") for runs in cells.values()]
+    guessed = [median_and_range(last_probes(runs).groupby("seed")["guessed"].mean(), ".1f") for runs in cells.values()]
     return markdown(["start, rate, momentum, batches", *cells], [*rows, ["classes guessed", *guessed]])
 
 
@@ -189,7 +151,7 @@ def driving(frames: Frames) -> str:
         "active fraction at the end": lambda runs: last_probe(runs)["active"],
         "mean norm of the gradient at the end": lambda runs: last_probe(runs)["gradient"],
     }
-    rows = [[title, *(_range(of(runs), ".2g") for runs in cells.values())] for title, of in medians.items()]
+    rows = [[title, *(median_and_range(of(runs), ".2g") for runs in cells.values())] for title, of in medians.items()]
     return markdown(["start, rate, momentum, batches", *cells], rows)
 
 
@@ -243,8 +205,8 @@ def long_run(frames: Frames) -> str:
                     f"`{loss}`",
                     f"{seed}",
                     f"{epoch}",
-                    _range(at["probability"]),
-                    _range(at["accuracy"]),
+                    median_and_range(at["probability"]),
+                    median_and_range(at["accuracy"]),
                     *(f"{favoured[name]:.2f}" for name in CLASS_QUANTITIES),
                     f"{1 + (at['probability'] > favoured['probability']).sum()}",
                 ]
@@ -312,325 +274,47 @@ def stages(frames: Frames) -> str:
     return markdown(head, rows)
 
 
-def read(folder: Path) -> Frames:
-    """The CSV files in a folder."""
-    return {file.stem: pd.read_csv(file) for file in sorted(folder.glob("*.csv"))}
-
-
-def fill(page: str, tables: Mapping[str, str], numbers: Mapping[str, str] | None = None) -> str:
-    """A page with each table, and each number in its text, between its markers.
-
-    `<!-- table: NAME -->` and `<!-- end -->` are lines; `<!--=NAME-->` and `<!--/-->` stand within a line. Raises
-    KeyError for a marker that has no table, or no number where there are some.
-    """
-
-    def table(found: re.Match[str]) -> str:
-        return f"{found[1]}\n{tables[found[2]]}\n<!-- end -->"
-
-    def number(found: re.Match[str]) -> str:
-        return f"{found[1]}{(numbers or {})[found[2]]}<!--/-->"
-
-    page = re.sub(r"(<!-- table: (\w+) -->)\n.*?<!-- end -->", table, page, flags=re.DOTALL)
-    return re.sub(r"(<!--=(\w+)-->).*?<!--/-->", number, page, flags=re.DOTALL)
-
-
-def filled(page: Path, folder: Path) -> str:
-    """The text of a page with its tables filled in from the CSV files in `folder`, where the figures are too."""
-    frames = read(folder)
-    tables = {name: tabulate(frames) for name, (needs, tabulate) in TABLES.items() if set(needs) <= set(frames)}
-    to_figures = os.path.relpath(folder, page.parent)
-    tables = {name: table.replace(FIGURE, to_figures) for name, table in tables.items()}
-    return fill(page.read_text(encoding="utf-8"), tables, numbers(frames))
-
-
-def numbers(frames: Frames) -> dict[str, str]:
-    """The numbers in the text of docs/reproduction.md."""
-    if not {"features", "initialisation"} <= set(frames):
-        return {}
-    start, networks = where(frames["initialisation"], scaling="standard"), _drifts(frames["features"])
-    found: dict[str, str] = {}
-    for mode in MODES:
-        of_mode = where(networks, batch_norm=mode).groupby("init")[["ratio", "dominance"]].mean()
-        dominance = where(start, batch_norm=mode).groupby("init")["dominance"].mean()
-        found |= {
-            f"drift_{mode}": _span(of_mode["ratio"], ".2g"),
-            f"dominance_theory_{mode}": _span(of_mode["dominance"]),
-            f"dominance_{mode}": _span(dominance),
-        }
-    return found
-
-
-def _drifts(networks: pd.DataFrame) -> pd.DataFrame:
+def drifts(networks: pd.DataFrame) -> pd.DataFrame:
     """The networks of features.csv with their drift `ratio` and the `dominance` that the theory gives for it."""
     ratio = (networks["class_spread"] / networks["image_spread"]) ** 2
     return networks.assign(ratio=ratio, dominance=[dominance_of(one, CLASSES) for one in ratio])
 
 
-def where(table: pd.DataFrame, **values: object) -> pd.DataFrame:
-    """The rows that have these values in these columns."""
-    return table[np.logical_and.reduce([table[column] == value for column, value in values.items()])]
-
-
-def last_probe(runs: pd.DataFrame) -> pd.DataFrame:
-    """The row of each run's last probe, with its `escape_step` as in docs/report.md; infinite if it has not escaped.
-
-    Raises InputError if there are no runs.
-    """
-    if runs.empty:
-        raise InputError("a stage has none of the runs of a table, which needs those of its description")
-    rows = []
-    known = [name for name in KEYS.values() if name in runs]
-    for _, run in runs.groupby([*known, "batch_norm"], sort=False):
-        escape = first_for_good(run["step"].tolist(), (run["dominance"] < THRESHOLD).to_numpy())
-        rows.append(run.iloc[-1:].assign(escape_step=math.inf if isinstance(escape, Censored) else float(escape)))
-    return pd.concat(rows)
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _span(values: "pd.Series[float]", digits: str = ".2f") -> str:
-    """Least to most; one number where they are the same."""
-    low, high = (f"{bound:{digits}}" for bound in (values.min(), values.max()))
-    return low if low == high else f"{low} to {high}"
-
-
-def _range(values: "pd.Series[float]", digits: str = ".2f") -> str:
-    """Median, and least to most."""
-    return f"{values.median():{digits}} ({values.min():{digits}} to {values.max():{digits}})"
-
-
-def _interval(values: "pd.Series[float]") -> str:
-    """Mean ± half the width of its 95 % interval."""
-    if values.empty:
-        return "-"
-    mean, half = mean_and_half_width(values.to_numpy(dtype=float)[:, None], np.ones((len(values), 1), dtype=bool))
-    return f"{mean.item():.2f}" + (f" ± {half.item():.2f}" if len(values) > 1 else "")
-
-
-def _a(frames: Frames) -> str:
-    def above(mode: str, **values: object) -> str:
-        largest = where(frames["initialisation"], batch_norm=mode, **values)["largest_p"]
-        return f"{(largest > NEAR_ONE).sum()} of {len(largest)}"
-
-    return (
-        f"networks with a p̄_k above {NEAR_ONE:g}: `he` {above('running', init='he', scaling='standard')}, "
-        f"`torchvision` and `replaced_conv1` on raw pixels {above('running', init='torchvision', scaling='raw')} and "
-        f"{above('running', init='replaced_conv1', scaling='raw')}; with batch statistics {above('batch')}"
-    )
-
-
-def _b(frames: Frames) -> str:
-    texts = []
-    for start, runs in starts(frames).items():
-        at = where(runs, batch_norm="running", lr=runs["lr"].max()).groupby("step")[list(SPREADS)].mean()
-        values = (f"{p:.2f} ({accuracy:.2f})" for p, accuracy in at[at.index.isin((0, 10))].itertuples(index=False))
-        texts.append(f"{start} {_listed(values)}")
-    return f"mean distance of p̄_k (Acc_k) from 0.1 after 0 and 10 batches: {'; '.join(texts)}"
-
-
-def _least_seed(classes: pd.DataFrame) -> pd.DataFrame:
-    """The runs of one seed, the least, as in the figure."""
-    return where(classes, seed=classes["seed"].min())
-
-
-def _c(frames: Frames) -> str | None:
-    run = where(_least_seed(frames["long_run_classes"]), loss="ce")
-    if run.empty:
-        return None
-    last = run["epoch"].max()
-    first, end = (
-        where(run, epoch=epoch).set_index("class")[["probability", "accuracy"]] for epoch in (min(1, last), last)
-    )
-    higher = (end > first).sum()
-    means = [f"{one[0]:.2f} and {one[1]:.2f}" for one in zip(first.mean(), end.mean(), strict=True)]
-    return (
-        f"mean over the classes after {min(1, last):g} and {last:g} epochs: p̄_k {means[0]}, Acc_k {means[1]}; higher "
-        f"at the end: p̄_k of {higher['probability']}, Acc_k of {higher['accuracy']} of {len(end)} classes"
-    )
-
-
-def _d(frames: Frames) -> str | None:
-    classes = _least_seed(frames["long_run_classes"])
-    epoch = classes["epoch"].max() // 2
-    later = where(classes, epoch=epoch).groupby("loss")[["accuracy", "probability"]].mean()
-    if not {"ce", "bl_detached"} <= set(later.index):
-        return None
-
-    def compared(means: pd.DataFrame) -> str:
-        accuracy, p = (f"{means.loc['bl_detached', one]:.2f} (CE {means.loc['ce', one]:.2f})" for one in means.columns)
-        return f"mean Acc_k {accuracy}, p̄_k {p}"
-
-    end = where(last_probe(frames["epoch_one"]), batch_norm="running")
-    lr, momentum = end["lr"].min(), end["momentum"].iloc[0]
-    first = where(end, lr=lr).groupby("loss")[["accuracy", "mean_p"]].mean().reindex(LOSSES)
-    return (
-        f"p_y^γ held constant, after epoch one at {lr:g} with momentum {momentum:g}: {compared(first)}; after "
-        f"{epoch:g} epochs in the run of C: {compared(later)}; as written, least dominance after epoch one at any "
-        f"rate: {where(end, loss='bl')['dominance'].min():.2f}"
-    )
-
-
-def _g(frames: Frames) -> str | None:
-    parts = []
-    classes = _least_seed(frames["long_run_classes"])
-    last = classes["epoch"].max()
-    for loss in ("ce", "pz"):
-        end = where(classes, loss=loss, epoch=last)
-        if end.empty:
-            return None
-        favoured = end["rank"] == 1
-        parts.append(
-            f"{loss.upper()}: p̄ of the favoured class {end.loc[favoured, 'probability'].item():.2f}, of the others "
-            f"{_range(end.loc[~favoured, 'probability'])}; mean Acc_k {end['accuracy'].mean():.2f}"
-        )
-    return f"after {last:g} epochs, " + ". ".join(parts)
-
-
-def _leads(end: pd.DataFrame) -> "pd.Series[bool]":
+def leads(end: pd.DataFrame) -> "pd.Series[bool]":
+    """Whether the favoured class has the most guesses."""
     return end["dominant"] == end["favoured"]
 
 
-def _highest(end: pd.DataFrame) -> "pd.Series[bool]":
+def highest(end: pd.DataFrame) -> "pd.Series[bool]":
+    """Whether it has the highest p̄."""
     return end["favoured_p"] > end["others_p"]
 
 
 PZ_COUNTS: dict[str, Callable[[pd.DataFrame], "pd.Series[bool]"]] = {
     f"one class has {ALONE:.0%} of the guesses or more": lambda runs: runs["dominance"] >= ALONE,
-    "the favoured class has the most guesses": _leads,
+    "the favoured class has the most guesses": leads,
     "the class favoured by batch statistics has the most guesses": lambda runs: (
         runs["dominant"] == runs["favoured_by_batch"]
     ),
-    "the favoured class has the highest p̄": _highest,
+    "the favoured class has the highest p̄": highest,
     f"it has a p̄ above {ALIVE:g}": lambda runs: runs["favoured_p"] > ALIVE,
 }
 
 
-def _last_probes(runs: pd.DataFrame) -> pd.DataFrame:
+def last_probes(runs: pd.DataFrame) -> pd.DataFrame:
     """The last probes of each run in evaluation mode, and the class that its batch statistics favoured at first."""
     by_batch = where(runs, batch_norm="batch", step=0).set_index("seed")["favoured"]
     last = where(runs, batch_norm="running").groupby("seed").tail(LAST)
     return last.assign(favoured_by_batch=last["seed"].map(by_batch))
 
 
-def _held(runs: pd.DataFrame, holds: Callable[[pd.DataFrame], "pd.Series[bool]"]) -> float:
+def held(runs: pd.DataFrame, holds: Callable[[pd.DataFrame], "pd.Series[bool]"]) -> float:
     """In how many of some runs something holds, on average over their last probes."""
-    last = _last_probes(runs)
+    last = last_probes(runs)
     return float(holds(last).groupby(last["seed"]).mean().sum())
 
 
-def _listed(values: Iterable[str]) -> str:
-    *some, last = values
-    return f"{', '.join(some)} and {last}" if some else last
-
-
-def _e(frames: Frames) -> str:
-    def seeds(runs: pd.DataFrame) -> "pd.Series[int]":
-        running = where(runs, batch_norm="running")
-        above = _highest(running).groupby(running["seed"])
-        return pd.Series([above.all().sum(), above.apply(lambda one: one.tail(LAST).all()).sum()])
-
-    cells = pz_cells(frames)
-    throughout, at_the_end = (_listed(map(str, counts)) for counts in zip(*map(seeds, cells.values()), strict=True))
-    return (
-        f"seeds whose favoured class has the highest p̄ at every probe, in the settings of section E: {throughout} of "
-        f"{_seeds(cells)}; at each of the last {LAST} probes: {at_the_end}"
-    )
-
-
-def _f(frames: Frames) -> str:
-    cells = pz_cells(frames)
-    leading = _listed(f"{_held(runs, _leads):.1f}" for runs in cells.values())
-    return (
-        f"seeds whose favoured class is the most guessed, on average over the last {LAST} probes, in the settings of "
-        f"section E: {leading} of {_seeds(cells)}; by chance {_seeds(cells) / CLASSES:g}"
-    )
-
-
-def _h(frames: Frames) -> str:
-    shares = [
-        share_over_training(where(runs, batch_norm="batch"), "favoured_share") for runs in pz_cells(frames).values()
-    ]
-    return (
-        "share of the class favoured by batch statistics in the gradients of all batches, in the settings of section E"
-        f": medians {_listed(f'{share.median():.2f}' for share in shares)}, at most {max(map(max, shares)):.2f}"
-    )
-
-
-def _seeds(cells: Mapping[str, pd.DataFrame]) -> int:
-    return max(runs["seed"].nunique() for runs in cells.values())
-
-
-VERDICTS = (
-    Verdict(
-        "**A.** At initialisation one class has p̄ near 1, the others near 0",
-        "**In part**: in evaluation mode, where logits are large (`he`; torchvision's rule on raw pixels); never by "
-        "the batch statistics that training uses",
-        ("initialisation",),
-        _a,
-        "initialisation",
-    ),
-    Verdict(
-        "**B.** In the first batches all p̄_k move together and settle near 0.1; accuracies lag",
-        "**In part**: at small rates; running statistics do most of it, without learning; accuracies lag from "
-        "`replaced_conv1`, little from `he`",
-        ("first_batches", "replaced_conv1"),
-        _b,
-        "first_batches",
-    ),
-    Verdict(
-        "**C.** CE: after epoch one the p̄_k rise together, accuracies with them",
-        "**Seen once**: for the mean over classes; single classes rise and fall apart, each with its accuracy",
-        ("long_run_classes",),
-        _c,
-        "long_run",
-    ),
-    Verdict(
-        "**D.** BL (γ = 0.7): as CE but slower, accuracies lagging",
-        "**In part**: with p_y^γ held constant, at small rates; as equation (2) is written it collapses onto one class",
-        ("epoch_one", "long_run_classes"),
-        _d,
-        "epoch_one",
-    ),
-    Verdict(
-        "**E.** PZ: the favoured class stays above all others and rises again, the others fall; its accuracy stays "
-        "perfect, the others' poor",
-        "**Seen once**, from `replaced_conv1` at 0.01; else a few classes share, or one stands alone that is seldom "
-        "the favoured one",
-        PZ_NEEDS,
-        _e,
-        "favoured_conv1",
-    ),
-    Verdict(
-        "**F.** The initially favoured class is the one that dominates under PZ",
-        "**No**: it leads as often as chance would have it, as far as ten seeds can tell; at a small rate it survives "
-        "more often",
-        PZ_NEEDS,
-        _f,
-        "favoured_conv1",
-    ),
-    Verdict(
-        "**G.** Impacts can persist to the end of training",
-        "**Seen once**, under PZ, in the run in which E holds, and there under BL as written; not under CE",
-        ("long_run_classes",),
-        _g,
-        "long_run",
-    ),
-    Verdict(
-        "**H.** Under PZ training is almost entirely driven by the favoured class",
-        "**No**: while the network changes several classes share the gradient; a class that stands alone has what "
-        "little is left",
-        PZ_NEEDS,
-        _h,
-        "piecewise_zero",
-    ),
-)
 TABLES: dict[str, tuple[tuple[str, ...], Callable[[Frames], str]]] = {
-    "verdicts": (("runs",), verdicts),
-    "deciding": (("runs",), deciding),
     "stages": (("runs",), stages),
     "initialisation": (("initialisation",), initialisation),
     "training_batches": (("initialisation", "training_batches"), training_batches),

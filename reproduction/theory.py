@@ -29,7 +29,7 @@ from igb.theory.propagation import NORMS
 from igb.theory.tables import EDGES, draw_edges
 from igb.training.probe import probe_order
 from reproduction import claims
-from reproduction.tables import Frames, fill, read
+from reproduction.common import Frames, fill, read
 
 INPUTS, SIZE, WIDTH = 500, 20, 500  # random images of so many pixels, as independent as the theory's inputs
 SEEDS = range(5)

@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from igb._plots import COLOURS, log_axis
-from reproduction.tables import markdown
-from study.runs import MODELS, Frames, by_batch, escaped, mean, rate
+from reproduction.common import Frames, markdown
+from study.runs import MODELS, by_batch, escaped, mean, rate
 
 NEEDS = ("cutoffs", "architectures", "norms")
 CUTOFFS = (0.1, 0.2)

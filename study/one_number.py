@@ -7,8 +7,8 @@ from scipy.stats import spearmanr
 from sklearn.isotonic import IsotonicRegression
 
 from igb._plots import COLOURS
-from reproduction.tables import markdown
-from study.runs import MODELS, Frames, by_batch, mean, mean_and_half
+from reproduction.common import Frames, markdown
+from study.runs import MODELS, by_batch, mean, mean_and_half
 
 NEEDS = ("losses", "cutoffs")
 NETWORKS = ("resnet18", "cnn", "mlp")

@@ -14,10 +14,9 @@ import matplotlib as mpl
 
 from igb._checks import InputError
 from igb._plots import STYLE
-from reproduction.tables import fill, markdown, read
+from reproduction.common import OPEN, Frames, fill, markdown, read
 from study import data, dial, networks, noise, one_number, optimizer, remedies
 from study.collect import STAGES
-from study.runs import Frames
 
 TABLES: dict[ModuleType, tuple[Callable[[Frames], str], ...]] = {
     one_number: (one_number.prediction, one_number.dead_zones),
@@ -28,7 +27,6 @@ TABLES: dict[ModuleType, tuple[Callable[[Frames], str], ...]] = {
     noise: (noise.memorised, noise.first),
     remedies: (remedies.ranked,),
 }
-OPEN = "open: its runs are not finished"
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,12 @@
 """What the hypotheses share: their runs, and how sure a number is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
 from igb.report.settings import mean_and_half_width
-
-Frames = Mapping[str, pd.DataFrame]  # the CSV files by their names
 
 MODELS = {
     "mlp": "MLP",

@@ -11,7 +11,7 @@ from igb._checks import InputError
 from igb._paths import config_folder
 from igb.report.prediction import dominance_of
 from igb.report.runs import find_runs
-from reproduction import claims, figures, tables
+from reproduction import claims, common, figures, numbers, pages, tables, verdicts
 from reproduction.collect import KEYS, STAGES, collect, of_classes, over_probes
 from reproduction.features import alike, features
 from tests.conftest import TINY, tiny_run
@@ -151,15 +151,15 @@ def test_a_stage_runs_and_is_collected_and_drawn(stage, command, tmp_path):
     assert status == 0, output
     collect(tmp_path / "sweeps", tmp_path / "page")
     table = pd.read_csv(tmp_path / "page" / f"{stage}.csv")
-    runs = tables.where(pd.read_csv(tmp_path / "page" / "runs.csv"), stage=stage)
+    runs = common.where(pd.read_csv(tmp_path / "page" / "runs.csv"), stage=stage)
     finished = (runs["status"] == "completed").sum()
     assert set(runs["status"][finished:]) <= {"not begun"}
     assert finished == len(table.groupby([name for name in KEYS.values() if name in table]))
-    wanted = [name for name, (needs, _) in tables.TABLES.items() if needs == (stage,)]
+    wanted = [name for name, (needs, _) in pages.TABLES.items() if needs == (stage,)]
     page = tmp_path / "page.md"
     page.write_text("".join(f"<!-- table: {name} -->\n<!-- end -->\n" for name in [*wanted, "stages"]))
     figures.draw(tmp_path / "page")
-    assert tables.filled(page, tmp_path / "page").count("\n| --- |") == len(wanted) + 1
+    assert pages.filled(page, tmp_path / "page").count("\n| --- |") == len(wanted) + 1
     for name, (needs, _) in figures.FIGURES.items():
         assert (tmp_path / "page" / f"{name}.png").exists() == (set(needs) <= {stage, f"{stage}_classes"})
 
@@ -175,14 +175,14 @@ def rows_of(runs):
 
 def decided(frames):
     """The numbers of the verdicts that these frames suffice for, by the letters of their claims."""
-    verdicts, numbers = (
+    decided, numbers = (
         [line.strip("| ").split(" | ") for line in table(frames).splitlines()[2:]]
-        for table in (tables.verdicts, tables.deciding)
+        for table in (verdicts.verdicts, verdicts.deciding)
     )
-    for (claim, verdict, *_), (letter, number) in zip(verdicts, numbers, strict=True):
+    for (claim, verdict, *_), (letter, number) in zip(decided, numbers, strict=True):
         assert claim.startswith(letter)
-        assert (verdict == tables.OPEN) == (number == tables.OPEN)
-    return {letter[2]: number for letter, number in numbers if number != tables.OPEN}
+        assert (verdict == common.OPEN) == (number == common.OPEN)
+    return {letter[2]: number for letter, number in numbers if number != common.OPEN}
 
 
 def of_pz(lr, momentum, *leading, **other):
@@ -228,14 +228,14 @@ def test_a_class_drives_what_it_has_of_the_gradients_of_all_batches():
     frames = of_cells((3.0, 3.0, 3.0))  # norms 1, 1, 0.25 at 0, 100, 200; shares 0.2, 0.2, 0.6
     part = (20 + 50 * (0.2 + 0.15)) / (100 + 50 * 1.25)
     runs = frames["favoured_conv1"]
-    share = tables.share_over_training(tables.where(runs, batch_norm="batch", lr=0.01), "favoured_share")
+    share = tables.share_over_training(common.where(runs, batch_norm="batch", lr=0.01), "favoured_share")
     assert share[0] == pytest.approx(part)
     lines = [line.split(" | ")[-1] for line in tables.driving(frames).splitlines()[2:]]
     assert lines[:2] == [f"{part:.2g} ({part:.2g} to {part:.2g}) |", "0.5 (0.5 to 0.5) |"]
     assert lines[2:] == ["0.1 (0.1 to 0.1) |", "0.3 (0.3 to 0.3) |", "0.25 (0.25 to 0.25) |"]
     assert decided(frames)["H"].endswith(f"medians 0.20, 0.20, 0.20 and {part:.2f}, at most {part:.2f}")
     runs.loc[runs["step"] == 200, ["gradient", "favoured_share"]] = [0.0, np.nan]  # no gradient, no shares
-    share = tables.share_over_training(tables.where(runs, batch_norm="batch", lr=0.01), "favoured_share")
+    share = tables.share_over_training(common.where(runs, batch_norm="batch", lr=0.01), "favoured_share")
     assert share[0] == pytest.approx(0.2)
 
 
@@ -404,7 +404,7 @@ def test_a_square_of_the_map_is_the_end_of_its_run():
          "accuracy": dominance / 2 if mode == "running" else 0.9, "guessed": 5.0, "dominance": dominance if step else 1}
         for loss, lr, momentum, dominance in cells for step in (0, 300) for mode in ("running", "batch")
     )  # fmt: skip
-    frames = {"open_choices": tables.where(runs, loss="ce"), "piecewise_zero": tables.where(runs, loss="pz")}
+    frames = {"open_choices": common.where(runs, loss="ce"), "piecewise_zero": common.where(runs, loss="pz")}
     maps = figures.open_choices(frames).axes
     texts = {axes.get_title(): {text.get_position(): text.get_text() for text in axes.texts} for axes in maps}
     assert texts == {
@@ -469,8 +469,8 @@ def test_verdicts_of_long_runs_compare_their_ends():
         "after 20 epochs, CE: p̄ of the favoured class 0.60, of the others 0.50 (0.50 to 0.50); mean Acc_k 0.14. "
         "PZ: p̄ of the favoured class 0.10, of the others 0.90 (0.90 to 0.90); mean Acc_k 0.23"
     )
-    assert decided({"long_run_classes": tables.where(pd.concat(parts), loss="pz")}) == {}
-    assert list(decided({"long_run_classes": tables.where(pd.concat(parts), loss="ce")})) == ["C"]
+    assert decided({"long_run_classes": common.where(pd.concat(parts), loss="pz")}) == {}
+    assert list(decided({"long_run_classes": common.where(pd.concat(parts), loss="ce")})) == ["C"]
 
 
 def test_blurry_loss_is_compared_with_cross_entropy_at_each_rate():
@@ -530,7 +530,7 @@ def test_long_runs_tell_the_place_of_the_favoured_class():
 
 
 def test_verdicts_are_short_and_say_yes_no_or_how_far():
-    for one in tables.VERDICTS:
+    for one in verdicts.VERDICTS:
         assert len(one.verdict.split()) <= 25
         assert one.verdict.startswith(("**Yes**", "**In part**", "**Seen once**", "**No**"))
 
@@ -548,19 +548,19 @@ def test_drift_ratios_are_those_of_the_logits_and_the_theory_is_beside_them():
             for init in tables.INITS for mode in tables.MODES
         ),
     }  # fmt: skip
-    numbers = tables.numbers(frames)
-    assert (numbers["drift_running"], numbers["drift_batch"]) == ("9", "0.25")
-    assert numbers["dominance_theory_running"] == f"{dominance_of(9.0, 10):.2f}"
-    assert numbers["dominance_running"] == "0.50 to 0.75"
-    assert tables.numbers({}) == {}
+    found = numbers.numbers(frames)
+    assert (found["drift_running"], found["drift_batch"]) == ("9", "0.25")
+    assert found["dominance_theory_running"] == f"{dominance_of(9.0, 10):.2f}"
+    assert found["dominance_running"] == "0.50 to 0.75"
+    assert numbers.numbers({}) == {}
 
 
 def test_numbers_in_a_text_stand_between_their_markers():
     page = "it is <!--=one-->old<!--/-->, or <!--=two--><!--/-->.\n<!-- table: all -->\n<!-- end -->\n"
-    filled = tables.fill(page, {"all": "| 1 |"}, {"one": "1", "two": "2"})
+    filled = common.fill(page, {"all": "| 1 |"}, {"one": "1", "two": "2"})
     assert filled == "it is <!--=one-->1<!--/-->, or <!--=two-->2<!--/-->.\n<!-- table: all -->\n| 1 |\n<!-- end -->\n"
     with pytest.raises(KeyError):
-        tables.fill(page, {"all": ""}, {"one": "1"})
+        common.fill(page, {"all": ""}, {"one": "1"})
 
 
 @pytest.mark.parametrize(
@@ -569,7 +569,7 @@ def test_numbers_in_a_text_stand_between_their_markers():
     ids=lambda page: page.name,
 )
 def test_a_page_has_the_tables_of_the_csv_files(page):
-    assert tables.filled(page, FOLDER) == page.read_text()
+    assert pages.filled(page, FOLDER) == page.read_text()
     for name, (needs, _) in figures.FIGURES.items():
         assert (FOLDER / f"{name}.png").exists() == all((FOLDER / f"{file}.csv").exists() for file in needs)
 
@@ -592,14 +592,14 @@ def test_features_of_every_initialiser_are_tabulated(monkeypatch):
     table = features([*TINY, "model._target_=igb.models.resnet18"])
     assert len(table) == 8
     assert (table[["class_spread", "image_spread"]] > 0).all(axis=None)
-    assert set(table) == set(tables.read(FOLDER)["features"])
+    assert set(table) == set(common.read(FOLDER)["features"])
 
 
 def test_stages_not_begun_are_listed_with_the_runs_of_their_descriptions(tmp_path):
     tiny_run(tmp_path / "sweeps" / "initialisation" / "run", "trainer.max_epochs=0")
     for _ in range(2):  # the second time they are there already
         collect(tmp_path / "sweeps", tmp_path / "page")
-    lines = tables.stages(tables.read(tmp_path / "page")).splitlines()
+    lines = tables.stages(common.read(tmp_path / "page")).splitlines()
     assert lines[2].startswith("| `initialisation` | 1 of 320 | 0 | ")
     assert lines[3] == "| `training_batches` | 0 of 20 |  |  |  |  | 0.0 |"
     assert [line.split(" | ")[0] for line in lines[2:]] == [*(f"| `{stage}`" for stage in STAGES), "| all"]

@@ -10,7 +10,7 @@ from igb._paths import config_folder
 from igb.theory import guesses, propagate
 from igb.theory.propagation import NORMS
 from reproduction import claims, theory
-from reproduction.tables import fill, read
+from reproduction.common import fill, read
 
 FOLDER = config_folder().parent / "docs" / "theory"
 STAGES = FOLDER.parent / "reproduction"

@@ -1,0 +1,90 @@
+"""What tables, verdicts, numbers and figures of the pages are made with: CSV files and how their values are written."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from igb._checks import InputError
+from igb.report.metrics import THRESHOLD, Censored, first_for_good
+from igb.report.settings import mean_and_half_width
+from reproduction.collect import KEYS
+
+Frames = Mapping[str, pd.DataFrame]  # the CSV files by their names
+OPEN = "open: its runs are not finished"
+
+
+def read(folder: Path) -> Frames:
+    """The CSV files in a folder."""
+    return {file.stem: pd.read_csv(file) for file in sorted(folder.glob("*.csv"))}
+
+
+def fill(page: str, tables: Mapping[str, str], numbers: Mapping[str, str] | None = None) -> str:
+    """A page with each table, and each number in its text, between its markers.
+
+    `<!-- table: NAME -->` and `<!-- end -->` are lines; `<!--=NAME-->` and `<!--/-->` stand within a line. Raises
+    KeyError for a marker that has no table, or no number where there are some.
+    """
+
+    def table(found: re.Match[str]) -> str:
+        return f"{found[1]}\n{tables[found[2]]}\n<!-- end -->"
+
+    def number(found: re.Match[str]) -> str:
+        return f"{found[1]}{(numbers or {})[found[2]]}<!--/-->"
+
+    page = re.sub(r"(<!-- table: (\w+) -->)\n.*?<!-- end -->", table, page, flags=re.DOTALL)
+    return re.sub(r"(<!--=(\w+)-->).*?<!--/-->", number, page, flags=re.DOTALL)
+
+
+def where(table: pd.DataFrame, **values: object) -> pd.DataFrame:
+    """The rows that have these values in these columns."""
+    return table[np.logical_and.reduce([table[column] == value for column, value in values.items()])]
+
+
+def last_probe(runs: pd.DataFrame) -> pd.DataFrame:
+    """The row of each run's last probe, with its `escape_step` as in docs/report.md; infinite if it has not escaped.
+
+    Raises InputError if there are no runs.
+    """
+    if runs.empty:
+        raise InputError("a stage has none of the runs of a table, which needs those of its description")
+    rows = []
+    known = [name for name in KEYS.values() if name in runs]
+    for _, run in runs.groupby([*known, "batch_norm"], sort=False):
+        escape = first_for_good(run["step"].tolist(), (run["dominance"] < THRESHOLD).to_numpy())
+        rows.append(run.iloc[-1:].assign(escape_step=math.inf if isinstance(escape, Censored) else float(escape)))
+    return pd.concat(rows)
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def least_to_most(values: "pd.Series[float]", digits: str = ".2f") -> str:
+    """Least to most; one number where they are the same."""
+    low, high = (f"{bound:{digits}}" for bound in (values.min(), values.max()))
+    return low if low == high else f"{low} to {high}"
+
+
+def median_and_range(values: "pd.Series[float]", digits: str = ".2f") -> str:
+    """Median, and least to most."""
+    return f"{values.median():{digits}} ({values.min():{digits}} to {values.max():{digits}})"
+
+
+def interval(values: "pd.Series[float]") -> str:
+    """Mean ± half the width of its 95 % interval."""
+    if values.empty:
+        return "-"
+    mean, half = mean_and_half_width(values.to_numpy(dtype=float)[:, None], np.ones((len(values), 1), dtype=bool))
+    return f"{mean.item():.2f}" + (f" ± {half.item():.2f}" if len(values) > 1 else "")
+
+
+def listed(values: Iterable[str]) -> str:
+    """Some values, with "and" before the last."""
+    *some, last = values
+    return f"{', '.join(some)} and {last}" if some else last
