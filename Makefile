@@ -15,7 +15,7 @@ NAME := $(shell date +quickstart-%Y%m%d-%H%M%S)
 STAGES := initialisation training_batches first_batches replaced_conv1 open_choices piecewise_zero favoured_class favoured_conv1 small_rate epoch_one exact uniform_start long_run remedy
 SWEEPS := multirun/reproduction
 TABLES := docs/reproduction
-PAGES := docs/reproduction.md docs/reproduction/details.md README.md
+PAGES := docs/reproduction.md $(wildcard docs/reproduction/*.md) README.md
 THEORY := docs/theory
 THEORY_PAGE := docs/theory.md
 # The stages of the study, where their runs go, and the folder of its tables; OVERRIDES are of them all.

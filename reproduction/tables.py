@@ -229,6 +229,23 @@ def remedies(frames: Frames) -> pd.DataFrame:
     return pd.concat([alone, runs])
 
 
+def choices(frames: Frames) -> str:
+    """How each loss leaves the cells of the grid over initialisers, rates and momenta, of one seed."""
+    grid = pd.concat([frames["open_choices"], frames["piecewise_zero"]])
+    end = last_probe(where(grid, batch_norm="running"))
+    rows = []
+    for loss in LOSSES:
+        cells = where(end, loss=loss)
+        if len(cells):
+            counts = [np.isfinite(cells["escape_step"]).sum(), (cells["dominance"] >= ALONE).sum()]
+            shares = [f"{count} of {len(cells)}" for count in counts]
+            rows.append(
+                [f"`{loss}`", *shares, median_and_range(cells["guessed"], ".0f"), median_and_range(cells["accuracy"])]
+            )
+    head = ["loss", "escaped", f"one class has {ALONE:.0%} of the guesses", "classes guessed", "accuracy"]
+    return markdown(head, rows)
+
+
 def _ends(runs: pd.DataFrame, keys: Mapping[str, str]) -> str:
     """The last probe of each run, known by the columns in `keys` with their titles."""
     end = last_probe(runs)
@@ -320,6 +337,7 @@ TABLES: dict[str, tuple[tuple[str, ...], Callable[[Frames], str]]] = {
     "training_batches": (("initialisation", "training_batches"), training_batches),
     "features": (("features",), features),
     "first_batches": (("first_batches", "replaced_conv1"), first_batches),
+    "choices": (("open_choices", "piecewise_zero"), choices),
     "piecewise_zero": (PZ_NEEDS, piecewise_zero),
     "driving": (PZ_NEEDS, driving),
     "epoch_one": (("epoch_one",), epoch_one),

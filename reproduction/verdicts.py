@@ -38,17 +38,18 @@ class Verdict:
 def verdicts(frames: Frames) -> str:
     """The table of claims and what became of them; open are those whose runs are not there."""
     rows = []
-    for one, number in _decided(frames):
+    for one, number in decided(frames):
         rows.append([one.claim, *([one.verdict, f"[figure]({FIGURE}/{one.figure}.png)"] if number else [OPEN, ""])])
     return markdown(["claim", "verdict", ""], rows)
 
 
 def deciding(frames: Frames) -> str:
     """The table of the numbers that decide them."""
-    return markdown(["claim", "decided by"], [[one.claim[:6], number or OPEN] for one, number in _decided(frames)])
+    return markdown(["claim", "decided by"], [[one.claim[:6], number or OPEN] for one, number in decided(frames)])
 
 
-def _decided(frames: Frames) -> list[tuple[Verdict, str | None]]:
+def decided(frames: Frames) -> list[tuple[Verdict, str | None]]:
+    """The verdicts with the numbers that decide them; None where runs are missing."""
     return [(one, one.number(frames) if set(one.needs) <= set(frames) else None) for one in VERDICTS]
 
 

@@ -544,7 +544,7 @@ def test_drift_ratios_are_those_of_the_logits_and_the_theory_is_beside_them():
     frames = {
         "features": pd.DataFrame(networks),
         "initialisation": rows_of(
-            {"init": init, "batch_norm": mode, "dominance": 0.5 if init == "he" else 0.75}
+            {"init": init, "batch_norm": mode, "dominance": 0.5 if init == "he" else 0.75, "largest_p": 0.5}
             for init in tables.INITS for mode in tables.MODES
         ),
     }  # fmt: skip
@@ -553,6 +553,75 @@ def test_drift_ratios_are_those_of_the_logits_and_the_theory_is_beside_them():
     assert found["dominance_theory_running"] == f"{dominance_of(9.0, 10):.2f}"
     assert found["dominance_running"] == "0.50 to 0.75"
     assert numbers.numbers({}) == {}
+
+
+def test_numbers_of_first_batches_are_means_over_seeds_and_what_ten_batches_take():
+    rows = [
+        {"loss": "ce", "lr": lr, "seed": seed, "batch_norm": "running", "step": step, "p_spread": p + seed / 100,
+         "accuracy_spread": 0.1, "dominance": 0.5}
+        for lr, (start, end) in ((0.0, (0.19, 0.09)), (0.001, (0.19, 0.04)))
+        for seed in (0, 2) for step, p in ((0, start), (10, end))
+    ]  # fmt: skip
+    still = rows_of({"batch_norm": "running", "step": step, "p_spread": step / 100} for step in (0, 20, 30))
+    frames = {"first_batches": rows_of(rows), "small_rate": still}
+    frames["replaced_conv1"] = rows_of(row | {"init": "replaced_conv1"} for row in rows)
+    found = numbers.numbers(frames)
+    assert (found["b_he_rest_p_0"], found["b_he_rest_p_10"], found["b_he_motion_p_10"]) == ("0.200", "0.100", "0.050")
+    assert (found["b_he_motion_lost_p"], found["b_replaced_conv1_rest_lost_acc"]) == ("75 %", "0 %")
+    assert {key: value for key, value in found.items() if key.startswith("b_pz")} == {
+        "b_pz_20": "0.200",
+        "b_pz_30": "0.300",
+    }
+
+
+def test_cells_in_which_blurry_loss_is_behind_are_counted_at_small_steps():
+    cells = [(0.001, 0.0, 0.3, 0.2), (0.001, 0.9, 0.3, 0.4), (0.1, 0.0, 0.3, 0.1)]
+    rows = [
+        {"loss": loss, "lr": lr, "momentum": momentum, "batch_norm": "running", "step": 300, "mean_p": p}
+        for lr, momentum, ce, bl in cells for loss, p in (("ce", ce), ("bl_detached", bl))
+    ]  # fmt: skip
+    found = numbers.numbers({"open_choices": rows_of(rows), "piecewise_zero": rows_of(rows).iloc[:0]})
+    assert (found["d_behind_mean_p"], found["d_behind_accuracy"]) == ("1 of 2", "0 of 2")
+
+
+def test_classes_of_long_runs_move_with_their_accuracies_and_not_with_each_other():
+    parts = [
+        classes_of([{"loss": "ce"}], (100 * epoch,)).assign(probability=[left, right], accuracy=[left / 2, right / 2])
+        for epoch, (left, right) in zip((0, 1, 2, 3, 20), [(1.0, 0.0), (0.2, 0.4), (0.3, 0.3), (0.2, 0.5), (0.4, 0.3)],
+                                        strict=True)
+    ]  # fmt: skip
+    found = numbers.numbers({"long_run_classes": pd.concat(parts)})
+    assert found["c_within_ce"] == "1.00"
+    assert float(found["c_between_ce"]) < -0.9
+    assert float(found["d_p_ce"]) == pytest.approx(np.mean([0.3, 0.3, 0.35]), abs=0.005)
+    assert {"g_ce_1", "g_ce_20"} < set(found)
+
+
+def test_winners_that_stand_alone_and_survivors_are_counted():
+    frames = of_cells((3.0, 5.0), (7.0, 7.0), (7.0, 3.0))  # a class alone has 7 only, which batch statistics favour
+    ranks = [{"seed": 0, "rank": 1, "probability": 0.5}, {"seed": 0, "rank": 2, "probability": 0.05},
+             {"seed": 1, "rank": 1, "probability": 0.2}, {"seed": 1, "rank": 2, "probability": 0.3}]  # fmt: skip
+    frames["small_rate_classes"] = pd.DataFrame([row | {"step": 300} for row in ranks])
+    found = numbers.numbers(frames)
+    assert found["f_alone_replaced_conv1_001_0"] == "0 of 1"
+    assert (found["f_surviving"], found["f_seeds"]) == ("2 and 1", "2")
+
+
+def test_losses_are_counted_over_the_cells_of_the_grid():
+    rows = [
+        {"loss": loss, "lr": lr, "batch_norm": "running", "step": step, "dominance": dominance, "guessed": 2.0}
+        for loss, ends in {"ce": (0.2, 0.4), "pz": (1.0, 0.4)}.items()
+        for lr, end in zip((0.01, 0.1), ends, strict=True)
+        for step, dominance in ((0, 1.0), (300, end))
+    ]  # fmt: skip
+    frames = {"open_choices": where_ce(rows), "piecewise_zero": where_ce(rows, "pz")}
+    lines = tables.choices(frames).splitlines()[2:]
+    assert lines[0].startswith("| `ce` | 2 of 2 | 0 of 2 | 2 (2 to 2) |")
+    assert lines[1].startswith("| `pz` | 1 of 2 | 1 of 2 | ")
+
+
+def where_ce(rows, loss="ce"):
+    return common.where(rows_of(rows), loss=loss)
 
 
 def test_numbers_in_a_text_stand_between_their_markers():
@@ -565,7 +634,7 @@ def test_numbers_in_a_text_stand_between_their_markers():
 
 @pytest.mark.parametrize(
     "page",
-    [ROOT / "docs" / "reproduction.md", FOLDER / "details.md", ROOT / "README.md"],
+    [ROOT / "docs" / "reproduction.md", *sorted(FOLDER.glob("*.md")), ROOT / "README.md"],
     ids=lambda page: page.name,
 )
 def test_a_page_has_the_tables_of_the_csv_files(page):
