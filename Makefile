@@ -19,7 +19,7 @@ PAGES := docs/reproduction.md $(wildcard docs/reproduction/*.md) README.md
 THEORY := docs/theory
 THEORY_PAGE := docs/theory.md
 # The stages of the study, where their runs go, and the folder of its tables; OVERRIDES are of them all.
-STUDY := losses cutoffs architectures vit norms dial drift center color classes fashion_mnist long_tail adam noise noise_warmup remedy_none remedy_ce remedy_warmup remedy_ramp remedy_calibrate remedy_center remedy_smooth remedy_cutoff
+STUDY := losses cutoffs architectures vit rates norms dial drift center color classes fashion_mnist long_tail adam noise noise_warmup remedy_none remedy_ce remedy_warmup remedy_ramp remedy_calibrate remedy_center remedy_smooth remedy_cutoff
 STUDY_SWEEPS := multirun/study
 STUDY_TABLES := docs/study
 

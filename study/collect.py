@@ -19,7 +19,7 @@ from igb.report.runs import Run, find_runs
 from igb.report.summary import summarize
 
 STAGES = (
-    "losses", "cutoffs", "architectures", "vit", "norms", "dial", "drift", "center", "color", "classes",
+    "losses", "cutoffs", "architectures", "vit", "rates", "norms", "dial", "drift", "center", "color", "classes",
     "fashion_mnist", "long_tail", "adam", "noise", "noise_warmup", "remedy_none", "remedy_ce", "remedy_warmup",
     "remedy_ramp", "remedy_calibrate", "remedy_center", "remedy_smooth", "remedy_cutoff",
 )  # fmt: skip
