@@ -15,13 +15,14 @@ NAME := $(shell date +quickstart-%Y%m%d-%H%M%S)
 STAGES := initialisation training_batches first_batches replaced_conv1 open_choices piecewise_zero favoured_class favoured_conv1 small_rate epoch_one exact uniform_start long_run remedy
 SWEEPS := multirun/reproduction
 TABLES := docs/reproduction
-PAGES := docs/reproduction.md $(wildcard docs/reproduction/*.md) README.md
+PAGES := docs/reproduction.md $(wildcard docs/reproduction/*.md)
 THEORY := docs/theory
 THEORY_PAGE := docs/theory.md
-# The stages of the study, where their runs go, and the folder of its tables; OVERRIDES are of them all.
+# The stages of the study, where their runs go, the folder of its tables, and the pages; OVERRIDES are of them all.
 STUDY := losses cutoffs architectures vit rates norms dial drift center color classes fashion_mnist long_tail adam noise noise_warmup remedy_none remedy_ce remedy_warmup remedy_ramp remedy_calibrate remedy_center remedy_smooth remedy_cutoff
 STUDY_SWEEPS := multirun/study
 STUDY_TABLES := docs/study
+STUDY_PAGES := docs/study.md docs/advice.md README.md
 
 .PHONY: run test test-slow test-faults test-slurm test-browser test-gpu bench lint tensorboard reproduction reproduction-figures study
 run: $(VENV)/installed
@@ -69,10 +70,13 @@ study: $(VENV)/installed
 	        $$([ $$stage = fashion_mnist ] && echo "$(FASHION_MNIST)" || echo "$(CIFAR10)") $(OVERRIDES); \
 	done
 	$(BIN)/python -m study.collect $(STUDY_SWEEPS) $(STUDY_TABLES)
+	$(BIN)/python -m study.page $(STUDY_TABLES) $(STUDY_PAGES)
 
 reproduction-figures: $(VENV)/installed
 	$(BIN)/python -m reproduction.figures $(TABLES) $(PAGES)
 	$(BIN)/python -m reproduction.theory $(THEORY) $(TABLES) $(THEORY_PAGE)
+	$(BIN)/python -m study.page $(STUDY_TABLES) $(STUDY_PAGES)
+	$(BIN)/python -m reference.tables docs/config.md docs/config-runs.md docs/run-folder.md
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,26 @@ from reproduction.collect import KEYS
 
 Frames = Mapping[str, pd.DataFrame]  # the CSV files by their names
 OPEN = "open: its runs are not finished"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of a claim or a question: an answer in two words at most, why in 22, and in short in 12."""
+
+    claim: str
+    answer: str
+    reason: str
+    short: str
+
+    @property
+    def verdict(self) -> str:
+        """Answer and reason."""
+        return f"**{self.answer}**: {self.reason}"
+
+
+def in_short(findings: Sequence[Finding]) -> str:
+    """The table of a front page."""
+    return markdown(["claim", "", ""], [[one.claim, f"**{one.answer}**", one.short] for one in findings])
 
 
 def read(folder: Path) -> Frames:

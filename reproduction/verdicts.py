@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from reproduction.common import OPEN, Frames, last_probe, listed, markdown, median_and_range, where
+from reproduction.common import OPEN, Finding, Frames, last_probe, listed, markdown, median_and_range, where
 from reproduction.tables import (
     CLASSES,
     LAST,
@@ -25,11 +25,9 @@ FIGURE = "{folder}"  # stands for the folder of the figures until a page is fill
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verdict(Finding):
     """What became of a claim: `number` gives what decides it from the CSV files `needs`, None if runs are missing."""
 
-    claim: str
-    verdict: str
     needs: tuple[str, ...]
     number: Callable[[Frames], str | None]
     figure: str
@@ -172,30 +170,38 @@ def _seeds(cells: Mapping[str, pd.DataFrame]) -> int:
 VERDICTS = (
     Verdict(
         "**A.** At initialisation one class has p̄ near 1, the others near 0",
-        "**In part**: in evaluation mode, where logits are large (`he`; torchvision's rule on raw pixels); never by "
-        "the batch statistics that training uses",
+        "In part",
+        "in evaluation mode, where logits are large (`he`; torchvision's rule on raw pixels); never by the batch "
+        "statistics that training uses",
+        "in evaluation mode, if logits are large; never as training sees it",
         ("initialisation",),
         _a,
         "initialisation",
     ),
     Verdict(
         "**B.** In the first batches all p̄_k move together and settle near 0.1; accuracies lag",
-        "**In part**: at small rates; running statistics do most of it, without learning; accuracies lag from "
-        "`replaced_conv1`, little from `he`",
+        "In part",
+        "at small rates; running statistics do most of it, without learning; accuracies lag from `replaced_conv1`, "
+        "little from `he`",
+        "at small rates; batch norm's running statistics do most of it",
         ("first_batches", "replaced_conv1"),
         _b,
         "first_batches",
     ),
     Verdict(
         "**C.** CE: after epoch one the p̄_k rise together, accuracies with them",
-        "**Seen once**: for the mean over classes; single classes rise and fall apart, each with its accuracy",
+        "Seen once",
+        "for the mean over classes; single classes rise and fall apart, each with its accuracy",
+        "for the mean over classes, not for single ones",
         ("long_run_classes",),
         _c,
         "long_run",
     ),
     Verdict(
         "**D.** BL (γ = 0.7): as CE but slower, accuracies lagging",
-        "**In part**: with p_y^γ held constant, at small rates; as equation (2) is written it collapses onto one class",
+        "In part",
+        "with p_y^γ held constant, at small rates; as equation (2) is written it collapses onto one class",
+        "with its weight held constant, at small rates; as written it collapses",
         ("epoch_one", "long_run_classes"),
         _d,
         "epoch_one",
@@ -203,31 +209,38 @@ VERDICTS = (
     Verdict(
         "**E.** PZ: the favoured class stays above all others and rises again, the others fall; its accuracy stays "
         "perfect, the others' poor",
-        "**Seen once**, from `replaced_conv1` at 0.01; else a few classes share, or one stands alone that is seldom "
-        "the favoured one",
+        "Seen once",
+        "from `replaced_conv1` at 0.01; else a few classes share, or one stands alone that is seldom the favoured one",
+        "else a few classes share, or another one stands alone",
         PZ_NEEDS,
         _e,
         "favoured_conv1",
     ),
     Verdict(
         "**F.** The initially favoured class is the one that dominates under PZ",
-        "**No**: it leads as often as chance would have it, as far as ten seeds can tell; at a small rate it survives "
-        "more often",
+        "No",
+        "it leads as often as chance would have it, as far as ten seeds can tell; at a small rate it survives more "
+        "often",
+        "ten seeds cannot tell it from chance",
         PZ_NEEDS,
         _f,
         "favoured_conv1",
     ),
     Verdict(
         "**G.** Impacts can persist to the end of training",
-        "**Seen once**, under PZ, in the run in which E holds, and there under BL as written; not under CE",
+        "Seen once",
+        "under PZ, in the run in which E holds, and there under BL as written; not under CE",
+        "under PZ, in the run in which E holds; not under CE",
         ("long_run_classes",),
         _g,
         "long_run",
     ),
     Verdict(
         "**H.** Under PZ training is almost entirely driven by the favoured class",
-        "**No**: while the network changes several classes share the gradient; a class that stands alone has what "
-        "little is left",
+        "No",
+        "while the network changes several classes share the gradient; a class that stands alone has what little is "
+        "left",
+        "several classes share the gradient while the network changes",
         PZ_NEEDS,
         _h,
         "piecewise_zero",

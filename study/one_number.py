@@ -1,5 +1,7 @@
 """Hypothesis 1: what the mean gradient weight at initialisation says of what training will do."""
 
+from typing import TypeAlias
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -12,20 +14,31 @@ from study.runs import MODELS, by_batch, mean, mean_and_half
 
 NEEDS = ("losses", "cutoffs")
 NETWORKS = ("resnet18", "cnn", "mlp")
+FEWEST = 4  # seeds, of which half are predicted from the others
 WRONG_WAY = "bl"  # pushes away from the true class where its probability is small
 DEAD = ("pz", "pz_smooth", "phuber", "agce")
-SPLITS = 200  # random halves of the losses and of the seeds
+SPLITS = 50  # random halves of the losses and of the seeds
+Values: TypeAlias = "pd.Series[float] | np.ndarray"
 MEASURES = {"mean_accuracy": "accuracy", "log_escape": "log10 of the escape step"}
 WAYS = {"nothing": "the network alone", "weight": "the weight", "loss": "the loss's name"}
 
 
 def runs(frames: Frames) -> pd.DataFrame:
-    """The runs of all losses, with `log_escape`, in which a run that has not escaped counts as if it just had."""
+    """The runs of all losses on networks with enough seeds.
+
+    With `log_escape`, in which a run that has not escaped counts as if it just had.
+    """
     rows = by_batch(frames["losses"])
+    rows = rows[rows.groupby("model")["seed"].transform("nunique") >= FEWEST]
     return rows.assign(log_escape=np.log10(1 + rows["escape_step"].fillna(rows["steps"])))
 
 
-def fitted(weight: "pd.Series[float]", value: "pd.Series[float]", at: "pd.Series[float]", rising: bool) -> np.ndarray:
+def networks(rows: pd.DataFrame) -> list[str]:
+    """The networks of some runs."""
+    return [network for network in NETWORKS if network in set(rows["model"])]
+
+
+def fitted(weight: Values, value: Values, at: Values, rising: bool) -> np.ndarray:
     """The monotone function of weight that fits values best, elsewhere; beyond what was seen it goes on flat."""
     fit = IsotonicRegression(increasing=rising, out_of_bounds="clip").fit(weight, value)
     return np.asarray(fit.predict(at))
@@ -35,23 +48,24 @@ def errors(frames: Frames) -> pd.DataFrame:
     """Root mean square errors of each way to predict, on the other half of losses and seeds: a row for each split."""
     rows = runs(frames)
     rows = rows[rows["loss"] != WRONG_WAY]
-    losses, seeds = sorted(rows["loss"].unique()), sorted(rows["seed"].unique())
+    losses, seeds = np.unique(rows["loss"]), np.unique(rows["seed"])
     generator, found = np.random.default_rng(0), []
     for split in range(SPLITS):
-        known = set(generator.permutation(losses)[: len(losses) // 2])
-        own = set(generator.permutation(seeds)[: len(seeds) // 2])
-        for network in NETWORKS:
+        known = generator.permutation(losses)[: len(losses) // 2]
+        own = generator.permutation(seeds)[: len(seeds) // 2]
+        for network in networks(rows):
             some = rows[rows["model"] == network]
-            seen = some[some["seed"].isin(own)]
-            train, test = seen[seen["loss"].isin(known)], some[~some["seed"].isin(own) & ~some["loss"].isin(known)]
+            loss, weight = some["loss"].to_numpy(), some["weight_start"].to_numpy()
+            is_own, is_known = np.isin(some["seed"], own), np.isin(loss, known)
+            train, test = is_own & is_known, ~is_own & ~is_known
             for measure in MEASURES:
-                rising = measure == "mean_accuracy"
+                value = some[measure].to_numpy()
                 ways = {
-                    "nothing": np.full(len(test), train[measure].mean()),
-                    "weight": fitted(train["weight_start"], train[measure], test["weight_start"], rising),
-                    "loss": test["loss"].map(seen.groupby("loss")[measure].mean()).to_numpy(),
+                    "nothing": value[train].mean(),
+                    "weight": fitted(weight[train], value[train], weight[test], measure == "mean_accuracy"),
+                    "loss": np.array([value[is_own & (loss == one)].mean() for one in loss[test]]),
                 }
-                error = {way: np.sqrt(np.mean((test[measure] - guess) ** 2)) for way, guess in ways.items()}
+                error = {way: np.sqrt(np.mean((value[test] - guess) ** 2)) for way, guess in ways.items()}
                 found.append({"split": split, "network": network, "measure": measure, **error})
     return pd.DataFrame(found)
 
@@ -61,7 +75,7 @@ def prediction(frames: Frames) -> str:
     found, rows = errors(frames), runs(frames)
     rows = rows[rows["loss"] != WRONG_WAY]
     table = []
-    for network in NETWORKS:
+    for network in networks(rows):
         some = rows[rows["model"] == network]
         for measure, title in MEASURES.items():
             part = found[(found["network"] == network) & (found["measure"] == measure)]
@@ -75,7 +89,7 @@ def below(frames: Frames) -> pd.DataFrame:
     """Of losses that let little or nothing through in places, accuracy less that of others of their weight."""
     rows = runs(frames)
     found = []
-    for network in NETWORKS:
+    for network in networks(rows):
         some = rows[rows["model"] == network]
         others = some[~some["loss"].isin([*DEAD, WRONG_WAY])]
         for loss in (*DEAD, WRONG_WAY):
@@ -100,8 +114,8 @@ def figure(frames: Frames) -> Figure:
     """Accuracy after the last step over the weight at initialisation: a panel a network, a point a run."""
     rows = runs(frames)
     drawn = Figure(figsize=(7.2, 2.9), layout="constrained")
-    panels = drawn.subplots(1, len(NETWORKS), sharey=True)
-    for axes, network in zip(panels, NETWORKS, strict=True):
+    panels = drawn.subplots(1, len(networks(rows)), sharey=True, squeeze=False)[0]
+    for axes, network in zip(panels, networks(rows), strict=True):
         some = rows[rows["model"] == network]
         others = some[~some["loss"].isin([*DEAD, WRONG_WAY])].sort_values("weight_start")
         axes.plot(others["weight_start"], others["mean_accuracy"], ".", color="0.6", markersize=4, label="other losses")
@@ -127,7 +141,7 @@ def numbers(frames: Frames) -> dict[str, str]:
     average, _ = mean_and_half(lower[lower["loss"] == "pz"]["below"])
     return {
         "runs_losses": f"{len(runs(frames)):,}",
-        **{f"error_{network}_{way}": f"{accuracy.loc[network, way]:.3f}" for network in NETWORKS for way in WAYS},
-        **{f"below_{network}_{loss}": f"{worst[network, loss]:+.3f}" for network in NETWORKS for loss in (*DEAD, "bl")},
+        **{f"error_{network}_{way}": f"{accuracy.loc[network, way]:.3f}" for network in accuracy.index for way in WAYS},
+        **{f"below_{network}_{loss}": f"{value:+.3f}" for (network, loss), value in worst.items()},
         "below_pz": f"{average:+.3f}",
     }

@@ -1,7 +1,7 @@
-"""The figures, tables and numbers of docs/study.md and docs/advice.md, from the CSV files of the study's stages.
+"""The figures, tables and numbers of docs/study.md and docs/advice.md, and the findings of the README.
 
-`python -m study.page docs/study docs/study.md docs/advice.md` draws the figures into the folder of the CSV files, and
-fills in the tables and numbers of the pages, between markers as `reproduction.tables.fill` knows them.
+They are made of the CSV files of the study's stages, whose folder the figures go to:
+`python -m study.page docs/study docs/study.md docs/advice.md README.md`.
 """
 
 import sys
@@ -14,7 +14,8 @@ import matplotlib as mpl
 
 from igb._checks import InputError
 from igb._plots import STYLE
-from reproduction.common import OPEN, Frames, fill, markdown, read
+from reproduction import verdicts
+from reproduction.common import OPEN, Finding, Frames, fill, in_short, markdown, read
 from study import data, dial, networks, noise, one_number, optimizer, remedies
 from study.collect import STAGES
 
@@ -30,12 +31,10 @@ TABLES: dict[ModuleType, tuple[Callable[[Frames], str], ...]] = {
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verdict(Finding):
     """What became of a hypothesis; `number` names numbers of its module in braces."""
 
     module: ModuleType
-    claim: str
-    verdict: str
     number: str
 
 
@@ -54,7 +53,8 @@ def parts(frames: Frames) -> tuple[dict[str, str], dict[str, str]]:
     for one in VERDICTS:
         known = set(one.module.NEEDS) <= set(frames)
         rows.append([one.claim, one.verdict, one.number.format(**numbers)] if known else [one.claim, OPEN, ""])
-    return {**tables, "verdicts": markdown(["question", "answer", "numbers"], rows)}, numbers
+    of_front_page = {"findings": in_short(verdicts.VERDICTS), "study_findings": in_short(VERDICTS)}
+    return {**tables, **of_front_page, "verdicts": markdown(["question", "answer", "numbers"], rows)}, numbers
 
 
 def costs(frames: Frames) -> str:

@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 
 import igb
+from igb._paths import config_folder
+from igb.folder.schema import FILES
+from igb.folder.state import OVERWRITTEN
 from igb.report.summary import COLUMN_HELP
+from reference import tables as reference
+from reproduction.common import fill
 from tests.conftest import TINY, tiny_run
 from tests.helpers.pages import PAGES, ROOT, STAMP, blocks, commands, write_files
 
@@ -15,7 +20,11 @@ from tests.helpers.pages import PAGES, ROOT, STAMP, blocks, commands, write_file
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")  # by SQLAlchemy, used by MLflow
 @pytest.mark.parametrize(
-    ("page", "line"), [pytest.param(page, line, id=line) for page in PAGES for line in commands(page)]
+    ("line", "page"),
+    [
+        pytest.param(line, page, id=line)
+        for line, page in {line: page for page in PAGES for line in commands(page)}.items()
+    ],
 )
 def test_a_command_runs(page, line, command, tmp_path, image_folder, undrawn):
     program, *arguments = shlex.split(line)
@@ -62,11 +71,17 @@ def test_a_command_runs(page, line, command, tmp_path, image_folder, undrawn):
         assert runs.loc[:, "probability":].notna().all(axis=None)
 
 
-def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
+def test_the_python_of_the_readme_runs(capsys):
+    ((_, text),) = blocks(ROOT / "README.md", "python")
+    exec(text, {})
+    assert 0.1 <= float(capsys.readouterr().out.split()[0]) <= 1
+
+
+def test_the_python_of_the_page_on_run_folders_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny_run(Path("multirun/cutoffs/a"), "trainer.max_epochs=0")
     tiny_run(Path("outputs") / STAMP, "model._target_=igb.models.resnet18", "trainer.max_steps=1", "probe.images=10")
-    ((_, text),) = blocks(ROOT / "README.md", "python")
+    ((_, text),) = blocks(ROOT / "docs" / "run-folder.md", "python")
     names = {}
     exec(text, names)
     assert len(names["runs"]) == 10
@@ -119,6 +134,23 @@ def test_the_page_on_the_report_explains_every_column():
     text = (ROOT / "docs" / "report.md").read_text()
     for column in COLUMN_HELP:
         assert f"`{column}`" in text, column
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_page_can_be_finished(page):
+    assert len(page.read_text().splitlines()) <= (130 if page.parent == ROOT else 250)
+
+
+@pytest.mark.parametrize("name", ["config.md", "config-runs.md", "run-folder.md"])
+def test_a_page_of_reference_is_that_of_the_code(name):
+    text = (ROOT / "docs" / name).read_text()
+    assert fill(text, dict(reference.tables())) == text
+
+
+def test_every_group_and_file_is_in_the_reference():
+    groups = {folder.name for folder in config_folder().iterdir() if folder.is_dir()} - {"hydra", "experiment"}
+    assert groups == set(reference.GROUPS) - {"hydra/launcher"}
+    assert set(OVERWRITTEN) - {"matrices.npz", "checkpoints/*"} <= set(FILES)
 
 
 def test_the_pages_name_what_is_there():

@@ -37,6 +37,26 @@ METRICS = {
     "drift_ratio": "how far the mean of logit k is from that of all, C / (C - 1) (mean z_k)^2 / V; the mean over the "
     "classes is the drift ratio of the logits",
 }
+FILES = {
+    "metrics.csv": "a row for each probe, batch-norm mode and class",
+    "matrices.zarr": "`probability[p, k, j]` and `prediction[p, k, j]` of the p-th probe in metrics.csv: mean "
+    "probability of class j over the images of class k, and share of them assigned to it; float32, with 256 and more "
+    "classes rounded to 15 significant bits; `probe.matrices=false` leaves them out",
+    "matrices.tail": "the newest of these matrices, while the run writes them",
+    "train.csv": "a row for each optimizer step",
+    "memorisation.csv": "of runs with `noise`, a row for each probe, batch-norm mode, and clean or wrong labels, over "
+    "`noise.images` training images",
+    "memorisation_classes.csv": "the same for the images labelled as each class",
+    "loss_curve.csv": "each loss of igb's, over p_y",
+    "run.json": "status (`running`, `completed`, `interrupted`, `diverged`, `failed`) and its reason, config, seeds, "
+    "versions, the commit of igb and of your config folder, host, hardware, a hash of the images, devices, precision, "
+    "threads, memory, the steps after which it was resumed, and what of this was different before (`earlier`)",
+    ".hydra/": "the composed config",
+    "igb.log": "what was said",
+    "events.out.tfevents.*": "the curves for TensorBoard",
+    "checkpoints/last.ckpt": "the network at its last checkpoint and all it takes to resume",
+    "checkpoints/previous.ckpt": "the one before, until the run completes",
+}
 INTEGER_COLUMNS, TEXT_COLUMNS = ("step", "class", "count"), ("batch_norm", "class_name", "split")
 OLD_FILE_DEFAULTS = {"split": "test", "tied_fraction": math.nan, "weight": math.nan, "drift_ratio": math.nan}
 # Those that TensorBoard draws for each class.
@@ -44,14 +64,36 @@ QUANTITIES = (
     "probability", "accuracy", "mean_probability", "guess_fraction", "loss", "gradient_norm", "active_fraction",
 )  # fmt: skip
 
-TRAIN = ("step", "epoch", "loss", "lr", "images_per_second")
-LOSS_CURVE = ("from_epoch", "name", "p_y", "loss", "gradient", "weight")
+TRAIN = {
+    "step": "optimizer steps done, this one among them",
+    "epoch": "step / steps per epoch",
+    "loss": "mean loss of the batch",
+    "lr": "learning rate of the step",
+    "images_per_second": "images trained per second, over the last steps",
+}
+LOSS_CURVE = {
+    "from_epoch": "first epoch, counted from 0, that trains with this loss",
+    "name": "its class",
+    "p_y": "probability of the true class; of a loss of all classes the others share the rest alike",
+    "loss": "its value",
+    "gradient": "its derivative with respect to the logit of the true class",
+    "weight": "what it lets through, -gradient / (1 - p_y)",
+}
 LABELS = ("clean", "wrong")  # by whether the given label is the true one
-MEMORISATION = (
-    "step", "epoch", "batch_norm", "labels", "count", "predicted_given", "predicted_true", "predicted_other",
-    "probability_given", "probability_true", "confident",
-)  # fmt: skip
-MEMORISATION_CLASSES = (*MEMORISATION[:4], "class", *MEMORISATION[4:])  # of the given labels
+_MEASURED = {name: METRICS[name] for name in ("step", "epoch", "batch_norm")} | {
+    "labels": "the training images with `clean` or with `wrong` labels"
+}
+_SHARES = {
+    "count": "how many they are",
+    "predicted_given": "share of them predicted as labelled",
+    "predicted_true": "share predicted as what they are",
+    "predicted_other": "share predicted as neither",
+    "probability_given": "mean probability of the class that they are labelled as",
+    "probability_true": "mean probability of the class that they are of",
+    "confident": "share whose most likely class has a probability above 0.95",
+}
+MEMORISATION = _MEASURED | _SHARES
+MEMORISATION_CLASSES = _MEASURED | {"class": "k, the class that they are labelled as"} | _SHARES
 MATRICES = ("probability", "prediction")  # arrays of matrices.zarr
 # The numbers that a run returns to a sweeper of Hydra's, and their columns in the summary.
 OBJECTIVES = {"dominance": "dominance_end", "accuracy": "mean_accuracy", "escape_step": "escape_step"}

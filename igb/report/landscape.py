@@ -66,7 +66,7 @@ def curves_of(run: Run, until: float = math.inf) -> list[LossCurve]:
     if table is None:
         return []
     return [
-        LossCurve(str(name), *(rows.sort_values("p_y")[column].to_numpy(float) for column in LOSS_CURVE[2:]))
+        LossCurve(str(name), *(rows.sort_values("p_y")[column].to_numpy(float) for column in list(LOSS_CURVE)[2:]))
         for (epoch, name), rows in table.groupby(["from_epoch", "name"], sort=False)
         if len(rows) > 1 and epoch <= until
     ]

@@ -136,7 +136,7 @@ class Run:
             total = self.table("gradient_norm", batch_norm) * self.table("count", batch_norm)
             return total.div(total.sum(axis=1).replace(0, np.nan), axis=0)
         if quantity == "memorised":
-            rows = self._of_labels("memorisation_classes", MEMORISATION_CLASSES, len(self.info["class_names"]))
+            rows = self._of_labels("memorisation_classes", list(MEMORISATION_CLASSES), len(self.info["class_names"]))
             rows = rows[(rows["batch_norm"] == batch_norm) & (rows["labels"] == "wrong")]
             return rows.pivot(index="step", columns="class", values="predicted_given")
         rows = self.metrics[(self.metrics["batch_norm"] == batch_norm) & (self.metrics["split"] == "test")]
@@ -160,7 +160,7 @@ class Run:
 
     @functools.cached_property
     def _memorisation(self) -> pd.DataFrame:
-        return self._of_labels("memorisation", MEMORISATION, 1)
+        return self._of_labels("memorisation", list(MEMORISATION), 1)
 
     def _of_labels(self, name: str, columns: Sequence[str], rows: int) -> pd.DataFrame:
         """A file with so many rows for clean and for wrong labels, up to its last complete probe.
@@ -194,7 +194,7 @@ class Run:
             table = table[list(LOSS_CURVE)]
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return table.dropna(subset=list(LOSS_CURVE[:-1])).query("0 < p_y <= 1")
+        return table.dropna(subset=list(LOSS_CURVE)[:-1]).query("0 < p_y <= 1")
 
 
 def load_runs(folders: str | Path | Sequence[str | Path]) -> pd.DataFrame:

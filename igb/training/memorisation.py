@@ -12,7 +12,7 @@ from igb.data import ImageData
 from igb.folder.schema import LABELS, MEMORISATION
 from igb.statistics import undisturbed
 
-COLUMNS = MEMORISATION[4:]  # all but the first, the count, are means over the images of a group
+COLUMNS = tuple(MEMORISATION)[4:]  # all but the first, the count, are means over the images of a group
 CONFIDENT = 0.95  # probability of the most likely class
 
 

@@ -83,10 +83,10 @@ class Records(pl.Callback):
         self._of_classes = {"class": cells(range(len(class_names))), "class_name": cells(class_names)}
         self._drawn: dict[str, Scalars] = {}  # of each batch-norm mode
         self._metrics = Table(table_path(self.folder, "metrics"), list(METRICS), kept["metrics"])
-        self._train = Table(table_path(self.folder, "train"), TRAIN, kept["train"])
+        self._train = Table(table_path(self.folder, "train"), list(TRAIN), kept["train"])
         columns = {"memorisation": MEMORISATION, "memorisation_classes": MEMORISATION_CLASSES} if memorises else {}
         self._memorisation = {
-            name: Table(table_path(self.folder, name), columns[name], kept.get(name, 0)) for name in columns
+            name: Table(table_path(self.folder, name), list(columns[name]), kept.get(name, 0)) for name in columns
         }
         self._probes = kept["probes"]  # and views
         written = kept.get("matrices", self._probes) if probe.matrices else 0
@@ -245,7 +245,7 @@ class Records(pl.Callback):
         }
 
     def _write_loss_curve(self) -> None:
-        with Table(table_path(self.folder, "loss_curve"), LOSS_CURVE) as table:
+        with Table(table_path(self.folder, "loss_curve"), list(LOSS_CURVE)) as table:
             for epoch, loss in self._loss_schedule.phases():
                 if not isinstance(loss, ProbabilityLoss):  # of which one cannot tell what it depends on
                     continue

@@ -16,7 +16,9 @@ def blocks(page, language):
 
 
 def commands(page):
+    """Those of its blocks, and of the tables' last columns."""
     lines = [line for _, text in blocks(page, "bash") for line in text.splitlines()]
+    lines += re.findall(r"\| `((?:igb|igb-\w+|make) [^`]*)` \|$", page.read_text(), re.MULTILINE)
     return [line.partition("#")[0].strip() for line in lines if line.strip()]
 
 

@@ -6,6 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from igb._paths import config_folder
+from reproduction.common import read
 from study import data, dial, noise, one_number, page, remedies, runs
 from study.collect import STAGES, column
 
@@ -13,14 +14,14 @@ CLASSES = ("airplane", "bird", "truck")
 
 
 def made(stage):
-    """A file of a stage: every option that it sweeps, three seeds, and outcomes that follow from the weight."""
+    """A file of a stage: every option that it sweeps, four seeds, and outcomes that follow from the weight."""
     params = dict(
         OmegaConf.select(
             OmegaConf.load(config_folder() / "experiment" / "study" / f"{stage}.yaml"), "hydra.sweeper.params"
         )
     )
     values = {
-        column(key): range(3) if key == "seed" else [_typed(one) for one in str(text).split(",")]
+        column(key): range(4) if key == "seed" else [_typed(one) for one in str(text).split(",")]
         for key, text in params.items()
     }
     table = pd.MultiIndex.from_product(values.values(), names=values.keys()).to_frame(index=False)
@@ -52,13 +53,23 @@ def frames():
     return found
 
 
+@pytest.mark.slow
 def test_every_marker_of_the_pages_has_a_table_or_a_number(frames):
     tables, numbers = page.parts(frames)
-    for name in ("study", "advice"):
-        text = (config_folder().parent / "docs" / f"{name}.md").read_text(encoding="utf-8")
-        page.fill(text, tables, numbers)
+    for name in ("docs/study.md", "docs/advice.md", "README.md"):
+        page.fill((config_folder().parent / name).read_text(encoding="utf-8"), tables, numbers)
 
 
+@pytest.mark.slow
+def test_the_pages_are_those_of_the_csv_files():
+    root = config_folder().parent
+    for name in ("docs/study.md", "docs/advice.md", "README.md"):
+        assert page.filled(root / name, read(root / "docs" / "study")) == (root / name).read_text(encoding="utf-8"), (
+            name
+        )
+
+
+@pytest.mark.slow
 def test_a_hypothesis_without_runs_is_open(frames):
     few = {name: frame for name, frame in frames.items() if name != "adam"}
     tables, numbers = page.parts(few)
@@ -67,6 +78,7 @@ def test_a_hypothesis_without_runs_is_open(frames):
     assert any("open" in row for row in tables["verdicts"].splitlines()) or not page.VERDICTS
 
 
+@pytest.mark.slow
 def test_figures_are_drawn(frames, tmp_path):
     page.draw(tmp_path, frames)
     assert {file.stem for file in tmp_path.iterdir()} == {
@@ -90,6 +102,7 @@ def test_medians_of_escape_steps_know_of_runs_that_have_not_escaped():
     assert runs.median_step(table.iloc[1:]) == ">300"
 
 
+@pytest.mark.slow
 def test_the_weight_predicts_what_follows_from_it_and_the_name_cannot(frames):
     """Accuracy is the weight, which is another in each seed."""
     found = one_number.errors(frames)

@@ -98,7 +98,7 @@ def test_processes_measure_together_what_each_would_alone(runs, mode, chunk):
 
 @pytest.mark.slow
 def test_the_command_starts_a_process_for_each_device(tmp_path):
-    (line,) = (line for line in commands(ROOT / "README.md") if "trainer.devices" in line)
+    (line,) = (line for line in commands(ROOT / "docs" / "use.md") if "trainer.devices" in line)
     command = [sys.executable, "-m", *shlex.split(line), *TINY[:-1]]
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     with socket.create_server(("127.0.0.1", 0)) as taken:  # what others left behind is of no use to a run of its own

@@ -1,0 +1,1 @@
+"""What makes the tables of docs/config.md and docs/run-folder.md."""
