@@ -9,8 +9,9 @@ from igb._plots import COLOURS, log_axis
 from reproduction.common import Frames, markdown
 from study.runs import MODELS, by_batch, escaped, mean, rate
 
-NEEDS = ("cutoffs", "architectures", "norms")
+NEEDS = ("cutoffs", "architectures", "norms", "rates", "features")
 CUTOFFS = (0.1, 0.2)
+RATE = 0.01  # of the stages that do not sweep it
 NORMS = {"none": "ResNet-18, no norm", "group": "ResNet-18, group norm"}
 
 
