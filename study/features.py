@@ -1,10 +1,12 @@
 """What the heads of untrained networks see: how long their features are, and how much of it all images share.
 
-`python -m study.features docs/study/features.csv [OVERRIDE ...]` measures the networks of hypothesis 2; the overrides
-say where the images are.
+`python -m study.features docs/study/features.csv [OVERRIDE ...]` measures the networks of hypothesis 2.
 """
 
+import argparse
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -25,14 +27,14 @@ NETWORKS: dict[str, tuple[str, ...]] = {
     "convnext": ("model=convnext",),
     "vit": ("model=vit", "model.patch_size=8"),
 }
-SEEDS, IMAGES = range(10), 200
+IMAGES = 200
 
 
-def features(overrides: list[str]) -> pd.DataFrame:
+def features(overrides: Sequence[str], seeds: Sequence[int]) -> pd.DataFrame:
     """A row for each network and seed, of `seen_by_head`."""
     rows = []
     for network, own in NETWORKS.items():
-        for seed in SEEDS:
+        for seed in seeds:
             parts = experiment.build(experiment.compose(*overrides, *own, f"seed={seed}"))
             parts.data.setup()
             order = probe_order(parts.data.test_labels, IMAGES)
@@ -59,10 +61,20 @@ def seen_by_head(network: nn.Module, images: Tensor) -> dict[str, Any]:
     return {"common": center.square().sum().item(), "own": (h - center).square().sum(dim=1).mean().item()}
 
 
-if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit("usage: python -m study.features FILE.csv [OVERRIDE ...]")
+def main() -> None:
+    """Measure, and write the file."""
+    parser = argparse.ArgumentParser(prog="python -m study.features", description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("overrides", nargs="*", help="that say where the images are")
+    parser.add_argument("--seeds", type=int, default=10, help="how many, from 0")
+    given = parser.parse_intermixed_args()
     try:
-        features(sys.argv[2:]).to_csv(sys.argv[1], index=False, float_format="%.5g")
+        features(given.overrides, range(given.seeds)).to_csv(given.file, index=False, float_format="%.5g")
+    except OSError as error:
+        sys.exit(f"igb: {error.filename} cannot be written ({error.strerror})")
     except InputError as error:
         sys.exit(f"igb: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,59 +1,116 @@
-"""Hypothesis 2: in which networks Piecewise-zero loss traps, and whether the drift ratio tells."""
+"""Hypothesis 2: in which networks Piecewise-zero loss traps, and what of them at initialisation tells."""
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy.stats import spearmanr
+from scipy.stats import mannwhitneyu
 
 from igb._plots import COLOURS, log_axis
 from reproduction.common import Frames, markdown
-from study.runs import MODELS, by_batch, escaped, mean, rate
+from study.runs import by_batch, escaped, mean, rate
 
 NEEDS = ("cutoffs", "architectures", "norms", "rates", "features")
 CUTOFFS = (0.1, 0.2)
 RATE = 0.01  # of the stages that do not sweep it
-NORMS = {"none": "ResNet-18, no norm", "group": "ResNet-18, group norm"}
+TITLES = {
+    "mlp": "MLP",
+    "cnn": "`cnn`",
+    "resnet18": "ResNet-18",
+    "none": "ResNet-18, no norm",
+    "group": "ResNet-18, group norm",
+    "resnet50": "ResNet-50",
+    "convnext": "ConvNeXt",
+    "vit": "ViT",
+}
+FOUND_ON = ("mlp", "cnn")  # the networks on which the common step was found to matter; others test it
+PREDICTORS = {"common_step": "common step", "drift_ratio_start": "drift ratio", "dominance_start": "dominance"}
 
 
 def runs(frames: Frames) -> pd.DataFrame:
-    """Runs under Piecewise-zero loss, with the `network` they are of; ResNet-18 with batch norm is in `cutoffs`."""
-    cutoffs, norms = frames["cutoffs"], frames["norms"]
+    """Runs under Piecewise-zero loss by `network` and `lr`, with `common_step`: lr |mean h|^2 of the head's inputs h.
+
+    ResNet-18 with batch norm is in `cutoffs`.
+    """
+    cutoffs, architectures = frames["cutoffs"], frames["architectures"]
+    pz = cutoffs[(cutoffs["loss"] == "pz") & cutoffs["cutoff"].isin(CUTOFFS)]
     parts = [
-        frames["architectures"].assign(network=frames["architectures"]["model"].map(MODELS)),
-        cutoffs[(cutoffs["loss"] == "pz") & cutoffs["cutoff"].isin(CUTOFFS)].assign(network=MODELS["resnet18"]),
-        norms.assign(network=norms["norm"].map(NORMS)),
+        architectures.assign(network=architectures["model"], lr=RATE),
+        pz.assign(network="resnet18", lr=RATE),
+        frames["norms"].assign(network=frames["norms"]["norm"], lr=RATE),
+        frames["rates"].assign(network=frames["rates"]["model"], cutoff=CUTOFFS[0]),
+        *([frames["vit"].assign(network="vit", lr=RATE)] if "vit" in frames else []),
     ]
-    if "vit" in frames:
-        parts.append(frames["vit"].assign(network=MODELS["vit"]))
-    names = [*MODELS.values(), *NORMS.values()]
-    rows = pd.concat([by_batch(part) for part in parts])
-    return rows.sort_values("network", key=lambda column: column.map(names.index), kind="stable")
+    rows = pd.concat([by_batch(part) for part in parts]).merge(frames["features"], on=["network", "seed"])
+    order = rows["network"].map(list(TITLES).index)
+    rows = rows.assign(common_step=rows["lr"] * rows["common"], order=order)
+    return rows.sort_values(["order", "cutoff", "lr"], kind="stable")
 
 
 def trapped(frames: Frames) -> str:
     """For each network and cutoff, how many leave, and what they were at the start."""
+    rows = runs(frames)
     table = []
-    for (network, cutoff), part in runs(frames).groupby(["network", "cutoff"], sort=False):
-        start = [f"{part[one].median():.2g}" for one in ("drift_ratio_start", "dominance_start", "weight_start")]
-        table.append([str(network), f"{cutoff:g}", *start, rate(escaped(part)), mean(part["mean_accuracy"])])
-    head = ["network", "cutoff", "drift ratio", "dominance", "weight", "escaped", "accuracy"]
+    for (network, cutoff), part in rows[rows["lr"] == RATE].groupby(["network", "cutoff"], sort=False):
+        table.append([TITLES[str(network)], f"{cutoff:g}", *_row(part)])
+    head = ["network", "cutoff", *PREDICTORS.values(), "escaped", "accuracy"]
     return markdown(head, table)
 
 
-def figure(frames: Frames) -> Figure:
-    """Dominance at the last probe over the drift ratio at initialisation: a panel a cutoff, a point a run."""
+def rates(frames: Frames) -> str:
+    """The same over learning rates."""
     rows = runs(frames)
-    drawn = Figure(figsize=(7.2, 2.9), layout="constrained")
-    panels = drawn.subplots(1, len(CUTOFFS), sharey=True)
+    rows = rows[rows["network"].isin(FOUND_ON) & (rows["cutoff"] == CUTOFFS[0])]
+    table = [
+        [TITLES[str(network)], f"{lr:g}", *_row(part)]
+        for (network, lr), part in rows.groupby(["network", "lr"], sort=False)
+    ]
+    return markdown(["network", "learning rate", *PREDICTORS.values(), "escaped", "accuracy"], table)
+
+
+def _row(part: pd.DataFrame) -> list[str]:
+    start = [f"{part[one].median():.2g}" for one in PREDICTORS]
+    return [*start, rate(escaped(part)), mean(part["mean_accuracy"])]
+
+
+def told(rows: pd.DataFrame, predictor: str) -> float:
+    """How often a run that is trapped had the larger value at the start than one that is not; 1/2 says nothing."""
+    out = escaped(rows)
+    trapped_values, others = rows[~out][predictor], rows[out][predictor]
+    return float(mannwhitneyu(trapped_values, others).statistic) / (len(trapped_values) * len(others))
+
+
+def predictors(frames: Frames) -> str:
+    """How well each predictor tells the trapped runs from the others, at each cutoff."""
+    rows = runs(frames)
+    some = {
+        "MLP and `cnn`, on which it was found": rows["network"].isin(FOUND_ON),
+        "other networks": ~rows["network"].isin(FOUND_ON),
+    }
+    table = []
+    for cutoff in CUTOFFS:
+        for title, of in some.items():
+            part = rows[of & (rows["cutoff"] == cutoff)]
+            out = escaped(part)
+            if out.any() and not out.all():
+                values = [f"{told(part, predictor):.2f}" for predictor in PREDICTORS]
+                table.append([title, f"{cutoff:g}", f"{(~out).sum()} of {len(part)}", *values])
+    return markdown(["runs", "cutoff", "trapped", *PREDICTORS.values()], table)
+
+
+def figure(frames: Frames) -> Figure:
+    """Dominance at the last probe over the common step at initialisation: a panel a cutoff, a point a run."""
+    rows = runs(frames)
+    drawn = Figure(figsize=(7.2, 3.0), layout="constrained")
+    panels = drawn.subplots(1, len(CUTOFFS), sharex=True, sharey=True)
     for axes, cutoff in zip(panels, CUTOFFS, strict=True):
-        for number, (network, part) in enumerate(rows[rows["cutoff"] == cutoff].groupby("network", sort=False)):
+        for number, (network, title) in enumerate(TITLES.items()):
+            part = rows[(rows["cutoff"] == cutoff) & (rows["network"] == network)]
             axes.plot(
-                part["drift_ratio_start"], part["dominance_end"], "os^vD"[number % 5], color=COLOURS[number],
-                markersize=4, alpha=0.8, label=str(network).strip("`"),
+                part["common_step"], part["dominance_end"], marker="os^vDPX*"[number], linestyle="",
+                color=COLOURS[number], markersize=4, alpha=0.8, label=title.strip("`"),
             )  # fmt: skip
         log_axis(axes, "x")
         axes.axhline(0.5, color="0.8", linewidth=0.6, zorder=0)
-        axes.set(title=f"cutoff {cutoff:g}", xlabel="drift ratio at initialisation", ylim=(0, 1.03))
+        axes.set(title=f"cutoff {cutoff:g}", xlabel="common step at initialisation", ylim=(0, 1.03))
     panels[0].set_ylabel("dominance after 300 steps")
     drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     return drawn
@@ -62,15 +119,13 @@ def figure(frames: Frames) -> Figure:
 def numbers(frames: Frames) -> dict[str, str]:
     """What the text says of it."""
     rows = runs(frames)
-    names = {"mlp": "MLP", "cnn": "`cnn`", "resnet18": "ResNet-18", "none": NORMS["none"], "group": NORMS["group"]}
-    names |= {model: title for model, title in MODELS.items() if title in set(rows["network"])}
     found = {}
-    for key, network in names.items():
-        for cutoff in CUTOFFS:
-            part = rows[(rows["network"] == network) & (rows["cutoff"] == cutoff)]
-            if len(part):
-                found[f"escaped_{key}_{round(100 * cutoff)}"] = rate(escaped(part))
-    medians = rows.groupby("network")["drift_ratio_start"].median()
-    found |= {f"drift_{key}": f"{medians[network]:.2g}" for key, network in names.items()}
-    between = spearmanr(medians, rows.groupby("network")["escape_step"].apply(lambda steps: np.mean(steps.notna())))
-    return {**found, "drift_rank": f"{between.statistic:.2f}"}
+    for (network, cutoff), part in rows[rows["lr"] == RATE].groupby(["network", "cutoff"]):
+        found[f"escaped_{network}_{round(100 * float(cutoff))}"] = rate(escaped(part))
+    for (network, lr), part in rows[rows["cutoff"] == CUTOFFS[0]].groupby(["network", "lr"]):
+        found[f"rate_{network}_{lr:g}".replace(".", "")] = rate(escaped(part))
+    for network, part in rows[rows["lr"] == RATE].groupby("network"):
+        found |= {f"step_{network}": f"{part['common_step'].median():.2g}"}
+        found |= {f"drift_{network}": f"{part['drift_ratio_start'].median():.2g}"}
+    part = rows[rows["network"].isin(FOUND_ON) & (rows["cutoff"] == CUTOFFS[0])]
+    return found | {f"told_{predictor}": f"{told(part, predictor):.2f}" for predictor in PREDICTORS}

@@ -21,7 +21,7 @@ from study.collect import STAGES
 
 TABLES: dict[ModuleType, tuple[Callable[[Frames], str], ...]] = {
     one_number: (one_number.prediction, one_number.dead_zones),
-    networks: (networks.trapped,),
+    networks: (networks.trapped, networks.rates, networks.predictors),
     dial: (dial.dials, dial.favoured),
     data: (data.kinds, data.long_tail),
     optimizer: (optimizer.optimizers,),

@@ -3,12 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from igb._paths import config_folder
 from reproduction.common import read
-from study import data, dial, noise, one_number, page, remedies, runs
+from study import data, dial, networks, noise, one_number, page, remedies, runs
 from study.collect import STAGES, column
+from study.features import seen_by_head
 
 CLASSES = ("airplane", "bird", "truck")
 
@@ -44,6 +46,8 @@ def _typed(text):
 @pytest.fixture(scope="module")
 def frames():
     found = {stage: made(stage) for stage in STAGES}
+    seeds = pd.MultiIndex.from_product([networks.TITLES, range(4)], names=["network", "seed"]).to_frame(index=False)
+    found["features"] = seeds.assign(common=100.0, own=50.0)
     for stage in ("noise", "noise_warmup"):
         of_runs = found[stage][["seed", "loss", "batch_norm"]]
         classes = of_runs.merge(pd.DataFrame({"epoch": range(4)}), how="cross")
@@ -116,6 +120,34 @@ def test_what_lies_below_other_losses_of_its_weight_is_found(frames):
     found = one_number.below({**frames, "losses": lower}).groupby("loss")["below"].mean()
     assert found["pz"] == pytest.approx(-0.05, abs=0.02)
     assert found["phuber"] == pytest.approx(0, abs=0.02)
+
+
+def test_a_predictor_that_orders_trapped_runs_above_the_others_tells_them():
+    rows = pd.DataFrame({"escape_step": [1.0, 2.0, np.nan, np.nan], "of": [1, 2, 3, 4], "no": [1, 4, 2, 3]})
+    assert networks.told(rows, "of") == 1
+    assert networks.told(rows, "no") == 0.5
+
+
+def test_the_common_step_is_that_of_the_learning_rate(frames):
+    rows = networks.runs(frames)
+    assert (rows["common_step"] == 100 * rows["lr"]).all()
+    assert len(rows[rows["network"] == "cnn"]) == 4 * (2 + 4)  # seeds, cutoffs and other rates
+
+
+def test_what_a_head_sees_is_what_one_step_of_it_does_to_other_images():
+    """Two images: by the head alone a step on the first moves the logits of the second by lr (h_1 . h_2) dloss/dz_1."""
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    images = torch.rand(2, 1, 4, 4)
+    found = seen_by_head(network, images)
+    h = network[:3](images).double()
+    assert found["common"] - found["own"] == pytest.approx(float(h[0] @ h[1]))  # the means of pairs' products
+    before = network(images).detach()
+    torch.nn.functional.cross_entropy(network(images[:1]), torch.tensor([0])).backward()
+    with torch.no_grad():
+        network[3].weight -= 0.1 * network[3].weight.grad
+    gradient = before[0].softmax(0) - torch.tensor([1.0, 0, 0])
+    moved = network(images)[1].detach() - before[1]
+    assert moved.tolist() == pytest.approx((-0.1 * float(h[0] @ h[1]) * gradient).tolist(), rel=1e-3)
 
 
 def test_chance_is_how_often_winner_and_favoured_class_meet_if_drawn_apart():
