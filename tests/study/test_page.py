@@ -139,7 +139,7 @@ def test_what_a_head_sees_is_what_one_step_of_it_does_to_other_images():
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
     images = torch.rand(2, 1, 4, 4)
     found = seen_by_head(network, images)
-    h = network[:3](images).double()
+    h = network[:3](images).detach().double()
     assert found["common"] - found["own"] == pytest.approx(float(h[0] @ h[1]))  # the means of pairs' products
     before = network(images).detach()
     torch.nn.functional.cross_entropy(network(images[:1]), torch.tensor([0])).backward()
