@@ -25,7 +25,7 @@ STUDY_SWEEPS := multirun/study
 STUDY_TABLES := docs/study
 STUDY_PAGES := docs/study.md docs/advice.md README.md
 
-.PHONY: run test test-slow test-faults test-slurm test-browser test-gpu bench lint tensorboard reproduction reproduction-figures study
+.PHONY: run test test-slow test-faults test-slurm test-browser test-gpu coverage bench lint tensorboard reproduction reproduction-figures study
 run: $(VENV)/installed
 	$(BIN)/igb --multirun experiment=quickstart loss=ce,bl,pz name=$(NAME)
 	$(BIN)/igb-report multirun/$(NAME)
@@ -47,6 +47,9 @@ test-browser: $(VENV)/installed
 
 test-gpu: $(INSTALLED)
 	$(RUN) -m pytest -m gpu -rs tests/gpu
+
+coverage: $(VENV)/installed
+	$(BIN)/pytest --numprocesses auto --dist loadfile --cov=igb --cov-report=term-missing:skip-covered
 
 bench: $(INSTALLED)
 	$(RUN) -m benchmarks.bench $(BENCH)

@@ -127,5 +127,7 @@ def numbers(frames: Frames) -> dict[str, str]:
     for network, part in rows[rows["lr"] == RATE].groupby("network"):
         found |= {f"step_{network}": f"{part['common_step'].median():.2g}"}
         found |= {f"drift_{network}": f"{part['drift_ratio_start'].median():.2g}"}
+    for network, part in frames["features"].groupby("network"):
+        found[f"common_{network}"] = f"{part['common'].mean():,.0f}"
     part = rows[rows["network"].isin(FOUND_ON) & (rows["cutoff"] == CUTOFFS[0])]
     return found | {f"told_{predictor}": f"{told(part, predictor):.2f}" for predictor in PREDICTORS}

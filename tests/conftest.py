@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -21,6 +22,9 @@ from igb import cli, experiment
 from igb.compute.mode import has_bfloat16
 from igb.report import figures
 
+# The same examples every time, and no deadline on machines that are busy.
+hypothesis.settings.register_profile("igb", deadline=None, derandomize=True, database=None, max_examples=60)
+hypothesis.settings.load_profile("igb")
 torch.set_num_threads(1)  # as in TINY; for networks this small, a second thread only costs
 needs_bfloat16 = pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="this CPU has no bfloat16")
 VALUE = re.compile(r"(seed|init_seed|data_seed|name|[a-z]\w*\.[\w.]+)=")  # of a key that there is, not of a group

@@ -1,6 +1,8 @@
 import pytest
 import torch
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from igb._paths import config_folder
 from igb.schedule import LOG_POINTS, Schedule, probe_steps
@@ -33,6 +35,22 @@ def test_log_schedule_is_evenly_spaced_on_a_log_axis():
     steps = torch.tensor(probe_steps(1563, 1563, 40)[20:], dtype=torch.float64)
     ratios = steps[1:] / steps[:-1]
     assert ratios.max() / ratios.min() < 1.05
+
+
+@given(
+    per_epoch=st.integers(1, 5000),
+    total=st.integers(0, 20_000),
+    points=st.none() | st.integers(11, 500),
+)
+def test_probes_go_from_the_start_to_the_end_with_the_first_ten_steps_and_every_epoch(per_epoch, total, points):
+    steps = probe_steps(per_epoch, total, points)
+    assert steps == sorted(set(steps))
+    assert (steps[0], steps[-1]) == (0, total)
+    ends = set(range(0, total + 1, per_epoch))
+    assert ends | set(range(min(10, per_epoch, total) + 1)) <= set(steps)
+    in_first = [step for step in steps if 0 < step <= per_epoch]
+    assert len(in_first) <= min(points or per_epoch, per_epoch) + (total < per_epoch)
+    assert {step for step in steps if step > per_epoch} <= ends | {total}
 
 
 def test_a_schedule_counts_steps_epochs_and_probes():

@@ -5,11 +5,14 @@ import logging
 import os
 from itertools import product
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 import igb
@@ -133,6 +136,25 @@ WINDOWS = [
     )
     if all(size[i] + 2 * padding[i] >= kernel[i] for i in range(2))
 ]
+
+
+pairs = st.tuples(st.integers(1, 5), st.integers(1, 5))
+
+
+@given(
+    size=pairs, kernel=pairs, stride=pairs, padding=st.tuples(st.integers(0, 4), st.integers(0, 4)),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+)  # fmt: skip
+def test_the_form_that_is_chosen_is_the_convolution_for_any_window(size, kernel, stride, padding, dtype):
+    window = products.window(size, kernel, stride, padding)
+    hypothesis.assume(min(window.output) >= 1)
+    chosen = products.form(window, dtype, torch.device("cpu"))
+    hypothesis.assume(chosen != "direct")
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, *size, generator=generator, dtype=torch.float64)
+    weight = torch.randn(4, 3, *kernel, generator=generator, dtype=torch.float64)
+    plain = F.conv2d(images, weight, None, stride, padding)
+    torch.testing.assert_close(products.convolve(images, weight, window, chosen), plain)
 
 
 @pytest.mark.parametrize("form", FORMS)

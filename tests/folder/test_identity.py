@@ -7,6 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from hydra.utils import get_object
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from PIL import Image
 
 import igb
@@ -19,6 +22,24 @@ from igb.report.runs import find_runs, read_metrics
 from igb.report.settings import settings, swept
 from tests.conftest import TINY, tiny_config, tiny_run
 from tests.helpers.runs import made_run
+
+values = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5).filter(
+    lambda text: "${" not in text and "???" not in text
+)  # fmt: skip
+keys = st.text("abcdef", min_size=1, max_size=3)
+configs = st.dictionaries(keys, values | st.dictionaries(keys, values, min_size=1, max_size=4), min_size=1, max_size=6)
+
+
+@given(configs)
+def test_an_identity_is_the_same_from_the_config_and_from_run_json(config):
+    """And of a value, true or not, no key is lost on the way, nor does a seed or a limit count."""
+    written = json.loads(json.dumps(config))
+    assert identity.identity(OmegaConf.create(config)) == identity.identity(written)
+    longer = {**config, "seed": 3, "name": "other", "trainer": {"max_epochs": 9}}
+    known = {key: value for key, value in config.items() if key not in ("seed", "name", "trainer")}
+    assert identity.identity(longer) == identity.identity(known)
+    assert flat(known) == flat(json.loads(json.dumps(known)))
+
 
 SCHEMAS = (1, 2)  # of each a sweep's folder, as the last version before the next schema left it
 # The keys and options that there were then.

@@ -4,7 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from igb import experiment
 from igb._checks import InputError
+from igb._paths import config_folder
 from igb.losses import (
     AsymmetricGeneralizedCrossEntropy,
     BlurryLoss,
@@ -65,6 +67,38 @@ CLOSED_FORMS = [
     (BlurryLoss(GAMMA, detach_weight=True), lambda p: -(p**GAMMA) * math.log(p), lambda p: -(p**GAMMA)),
     (PiecewiseZeroLoss(CUTOFF), lambda p: -math.log(p) if p > CUTOFF else 0.0, lambda p: -1.0 if p > CUTOFF else 0.0),
 ]
+
+
+OPTIONS = sorted(file.stem for file in (config_folder() / "loss").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_the_gradient_of_every_option_is_that_of_its_value(option):
+    """By central differences in float64, at random and at biased logits, on either side of any kink; one is constant.
+
+    The factor that `bl_detached` holds constant is so for the gradient alone, which is that of `gce`.
+    """
+    loss = experiment.build(experiment.compose("data=digits", "model=mlp", f"loss={option}")).loss_schedule.loss
+    if option == "bl_detached":
+        loss, _ = GeneralizedCrossEntropy(loss.gamma), loss
+        detached = BlurryLoss(loss.q, detach_weight=True)
+        for scale in (1.0, 8.0):
+            logits, target = samples(50, 5, scale)
+            torch.testing.assert_close(
+                value_and_gradient(detached, logits, target)[1], value_and_gradient(loss, logits, target)[1]
+            )
+    for scale in (1.0, 8.0):
+        logits, target = samples(50, 5, scale)
+        steps = 1e-6 * torch.eye(5, dtype=torch.float64)
+        gradient = value_and_gradient(loss, logits, target)[1]
+        differences = torch.stack(
+            [
+                (loss(logits + h, target, reduction="none") - loss(logits - h, target, reduction="none")) / 2e-6
+                for h in steps
+            ],
+            dim=1,
+        )
+        torch.testing.assert_close(gradient, differences, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])

@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from igb.report.metrics import Censored, escape_step, favoured_order, first_for_good, half_life, median, rise_steps
 
@@ -101,6 +103,34 @@ def test_outputs_that_are_not_finite_favour_no_class():
 )
 def test_the_median_is_censored_where_it_was_not_seen(event_times, expected):
     assert median(event_times) == expected
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.floats(0, 1))
+def test_escape_is_for_good_and_as_early_as_can_be(dominance, threshold):
+    steps = [step * step for step in range(len(dominance))]
+    found = escape_step(table([[d] for d in dominance], steps), threshold)
+    if isinstance(found, Censored):
+        assert found.step == steps[-1]
+        assert dominance[-1] >= threshold
+    else:
+        place = steps.index(found)
+        assert all(d < threshold for d in dominance[place:])
+        assert place == 0 or dominance[place - 1] >= threshold
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.booleans()), min_size=1, max_size=9), st.lists(st.integers(0, 60)))
+def test_a_median_holds_however_long_the_censored_ones_take(event_times, later):
+    times = [Censored(step) if is_censored else step for step, is_censored in event_times]
+    found = median(times)
+    waits = [*later, *[10**6] * len(times)]
+    completed = [
+        step + wait if is_censored else step for (step, is_censored), wait in zip(event_times, waits, strict=False)
+    ]
+    actual = float(np.median(completed))
+    if isinstance(found, Censored):
+        assert int(actual) >= found.step
+    else:
+        assert actual == found
 
 
 def test_a_censored_moment_reads_as_such():
