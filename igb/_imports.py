@@ -2,6 +2,8 @@
 
 import gc
 import importlib
+import importlib.metadata
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,12 +33,14 @@ class _LazyModule(ModuleType):
 def quick_imports() -> Iterator[None]:
     """Inside, defer the import of scipy.signal until it is used, and pause the garbage collector.
 
-    The collector would scan a million permanent objects again and again; afterwards it skips them. If torch is
-    imported already there is nothing to gain.
+    The collector would scan a million permanent objects again and again; afterwards it skips them. A line says what
+    takes a while. If torch is imported already there is nothing to gain.
     """
     if "torch" in sys.modules:
         yield
         return
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # of the processes of a run the first
+        print(f"igb {importlib.metadata.version('igb')}: loading torch", file=sys.stderr, flush=True)
     placeholder, was_enabled = _LazyModule(LATE), gc.isenabled()
     sys.modules.setdefault(LATE, placeholder)
     gc.disable()

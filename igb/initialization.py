@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from igb import _checks, theory
+from igb import _checks
 from igb._checks import InputError
 from igb.models import MLP
 from igb.statistics import undisturbed
@@ -172,6 +172,8 @@ def _edge(network: nn.Module, bias_variance: float) -> float:
         raise InputError(
             f"relative_to_edge=true needs a network of one activation; it has {' and '.join(sorted(found))}"
         )
+    from igb import theory  # which takes half a second to import, and few runs need
+
     edge = theory.edge_of_chaos(found.pop(), bias_variance)
     if math.isnan(edge):
         raise InputError(f"relative_to_edge=true: there is no edge of chaos at bias_variance={bias_variance}")
@@ -273,6 +275,8 @@ def set_drift_ratio(
     if not isinstance(network, MLP):
         raise InputError("drift_ratio needs model=mlp, whose theory is known; target_dominance is for any network")
     norm = network.norm if not network.norm.startswith("batch") or batch_norm == "batch" else "none"
+    from igb import theory
+
     found = theory.weight_variance_of(
         ratio, network.activation, bias_variance, len(network.layers) + 1, correlation=correlation, variance=variance,
         norm=norm, residual=network.residual,

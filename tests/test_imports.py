@@ -3,6 +3,8 @@ import sys
 
 import pytest
 
+import igb
+
 USES = {
     "nothing": "pass",
     "all": "from scipy.signal import convolve; import scipy.signal.windows",
@@ -28,5 +30,16 @@ frozen = gc.get_freeze_count()
 with quick_imports():
     assert gc.isenabled()
 assert gc.get_freeze_count() == frozen
+"""
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stderr
+    assert said == f"igb {igb.__version__}: loading torch\n"  # once, and before anything else
+
+
+def test_building_a_run_imports_neither_the_theory_nor_the_report():
+    code = """
+import sys
+from igb import experiment
+experiment.build(experiment.compose("data=digits", "model=mlp"))
+assert not [name for name in sys.modules if name.startswith(("igb.theory", "igb.report"))]
 """
     subprocess.run([sys.executable, "-c", code], check=True)
