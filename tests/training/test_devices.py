@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+import igb
 from igb._checks import InputError
 from igb.report.runs import read_metrics
 from igb.sweeps.jobs import refuse_several_devices
@@ -110,7 +111,7 @@ def test_the_command_starts_a_process_for_each_device(tmp_path):
         )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert [line.partition(":")[0] for line in ended.stdout.splitlines()] == ["plan", "epoch 1 of 1", "completed"]
-    assert ended.stderr == ""
+    assert ended.stderr == f"igb {igb.__version__}: loading torch\n"
     assert [file.name for file in (tmp_path / "a run").glob("*.log")] == ["igb.log"]
     assert json.loads((tmp_path / "a run" / "run.json").read_text())["threads"] == max(1, (os.cpu_count() or 1) // 2)
 
