@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
 from igb._checks import InputError
 from igb.report.metrics import THRESHOLD, Censored, first_for_good
@@ -109,3 +110,10 @@ def listed(values: Iterable[str]) -> str:
     """Some values, with "and" before the last."""
     *some, last = values
     return f"{', '.join(some)} and {last}" if some else last
+
+
+def rate(happened: "Sequence[bool] | pd.Series[bool]") -> str:
+    """How many of how many, with the exact 95 % interval (Clopper and Pearson) in percent."""
+    k, n = int(np.sum(happened)), len(happened)
+    low, high = (100 * bound for bound in binomtest(k, n).proportion_ci(method="exact"))
+    return f"{k} of {n} ({low:.0f} to {high:.0f} %)"

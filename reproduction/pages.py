@@ -3,11 +3,11 @@
 import os
 from pathlib import Path
 
-from reproduction import tables, verdicts
+from reproduction import matrix, tables, verdicts
 from reproduction.common import fill, read
 from reproduction.numbers import numbers
 
-TABLES = {**verdicts.TABLES, **tables.TABLES}
+TABLES = {**verdicts.TABLES, **matrix.TABLES, **tables.TABLES}
 
 
 def filled(page: Path, folder: Path) -> str:

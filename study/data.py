@@ -4,8 +4,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from igb._plots import COLOURS
-from reproduction.common import Frames, markdown
-from study.runs import by_batch, escaped, mean, median_step, rate
+from reproduction.common import Frames, markdown, rate
+from study.runs import by_batch, escaped, mean, median_step
 
 NEEDS = ("losses", "architectures", "color", "classes", "fashion_mnist", "long_tail")
 LOSSES = ("ce", "pz")

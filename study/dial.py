@@ -5,8 +5,8 @@ from matplotlib.figure import Figure
 from scipy.stats import binomtest, spearmanr
 
 from igb._plots import COLOURS
-from reproduction.common import Frames, markdown
-from study.runs import MODELS, by_batch, escaped, mean, median_step, rate
+from reproduction.common import Frames, markdown, rate
+from study.runs import MODELS, by_batch, escaped, mean, median_step
 
 NEEDS = ("dial", "drift", "center", "cutoffs", "architectures")
 DIALS = {"dial": "target_dominance", "drift": "drift_ratio"}

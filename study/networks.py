@@ -5,8 +5,8 @@ from matplotlib.figure import Figure
 from scipy.stats import mannwhitneyu
 
 from igb._plots import COLOURS, log_axis
-from reproduction.common import Frames, markdown
-from study.runs import by_batch, escaped, mean, rate
+from reproduction.common import Frames, markdown, rate
+from study.runs import by_batch, escaped, mean
 
 NEEDS = ("cutoffs", "architectures", "norms", "rates", "features")
 CUTOFFS = (0.1, 0.2)

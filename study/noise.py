@@ -5,8 +5,8 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from igb._plots import COLOURS
-from reproduction.common import Frames, markdown
-from study.runs import escaped, mean, mean_and_half, rate
+from reproduction.common import Frames, markdown, rate
+from study.runs import escaped, mean, mean_and_half
 
 NEEDS = ("noise", "noise_warmup", "noise_classes", "noise_warmup_classes")
 TITLES = {"ce": "ce", "gce": "gce", "phuber": "phuber", "pz_smooth": "pz_smooth", "pz": "pz after an epoch of ce"}

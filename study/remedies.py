@@ -4,8 +4,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from igb._plots import COLOURS
-from reproduction.common import Frames, markdown
-from study.runs import MODELS, by_batch, escaped, mean, mean_and_half, median_step, rate
+from reproduction.common import Frames, markdown, rate
+from study.runs import MODELS, by_batch, escaped, mean, mean_and_half, median_step
 
 NEEDS = ("remedy_none", "remedy_ce")
 TITLES = {

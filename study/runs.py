@@ -1,10 +1,7 @@
 """What the hypotheses share: their runs, and how sure a number is."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 from igb.report.settings import mean_and_half_width
 
@@ -27,13 +24,6 @@ def by_batch(frame: pd.DataFrame) -> pd.DataFrame:
 def escaped(rows: pd.DataFrame) -> "pd.Series[bool]":
     """Whether each run has left its guess: dominance stays under a half by its last probe."""
     return rows["escape_step"].notna()
-
-
-def rate(happened: "Sequence[bool] | pd.Series[bool]") -> str:
-    """How many of how many, with the exact 95 % interval (Clopper and Pearson) in percent."""
-    k, n = int(np.sum(happened)), len(happened)
-    low, high = (100 * bound for bound in binomtest(k, n).proportion_ci(method="exact"))
-    return f"{k} of {n} ({low:.0f} to {high:.0f} %)"
 
 
 def mean(values: "pd.Series[float]", digits: str = ".3f") -> str:

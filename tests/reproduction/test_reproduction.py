@@ -11,7 +11,7 @@ from igb._checks import InputError
 from igb._paths import config_folder
 from igb.report.prediction import dominance_of
 from igb.report.runs import find_runs
-from reproduction import claims, common, figures, numbers, pages, tables, verdicts
+from reproduction import claims, common, figures, matrix, numbers, pages, tables, verdicts
 from reproduction.collect import KEYS, STAGES, collect, of_classes, over_probes
 from reproduction.features import alike, features
 from tests.conftest import TINY, tiny_run
@@ -623,6 +623,47 @@ def test_losses_are_counted_over_the_cells_of_the_grid():
 
 def where_ce(rows, loss="ce"):
     return common.where(rows_of(rows), loss=loss)
+
+
+def test_a_claim_is_counted_over_the_seeds_of_each_setting():
+    def run(stage_loss, seed, steps, init="he", scaling="standard", lr=0.001, momentum=0.0, mode="running", **values):
+        return [
+            {"loss": stage_loss, "seed": seed, "init": init, "scaling": scaling, "lr": lr, "momentum": momentum,
+             "batch_norm": mode, "step": step, "epoch": step / 100, "dominant": 3.0,
+             **{name: value[i] for name, value in values.items()}}
+            for i, step in enumerate(steps)
+        ]  # fmt: skip
+
+    empty = rows_of(
+        [{"seed": 0, "batch_norm": "running", "step": 0, "epoch": 0.0, "p_spread": 0.0, "dominant": 0.0}]
+    ).iloc[:0]
+    frames = dict.fromkeys(matrix.TRAINED, empty)
+    frames["initialisation"] = rows_of(
+        {"seed": seed, "batch_norm": "running", "largest_p": p} for seed, p in enumerate((0.95, 0.5))
+    )
+    frames["first_batches"] = rows_of(
+        run("ce", 0, (0, 10, 100), p_spread=(0.18, 0.05, 0.02)) + run("ce", 1, (0, 10, 100), p_spread=(0.18, 0.05, 0.1))
+    )
+    favoured, others = (0.9, 0.4, 0.9), (0.1, 0.3, 0.1)
+    frames["small_rate"] = rows_of(
+        run("pz", 0, (0, 10, 100), favoured_p=favoured, others_p=others)
+        + run("pz", 1, (0, 10, 100), favoured_p=favoured, others_p=(0.1, 0.5, 0.1))
+        + run("pz", 0, (0, 100), mode="batch", gradient=(1, 1), favoured_share=(0.95, 0.95))
+    )
+    at = {"init": "replaced_conv1", "scaling": "raw", "lr": 0.01}
+    frames["long_run"] = rows_of(
+        run("ce", 5, (0, 100, 2000), mean_p=(0.1, 0.2, 0.5), accuracy=(0.1, 0.3, 0.6), p_spread=(0.18,) * 3, **at)
+        + run("bl_detached", 5, (0, 100, 2000), accuracy=(0.1, 0.4, 0.6), **at)
+        + run("pz", 5, (0, 100, 2000), favoured_p=(0.9, 0.9, 0.95), others_p=(0.1, 0.1, 0.1), **at)
+    )
+    frames["favoured_conv1"] = rows_of(run("pz", 5, (0, 10), favoured_p=(0.9, 0.1), others_p=(0.1, 0.9), **at))
+    cells = {line.split(" | ")[0]: line.split(" | ")[1:] for line in matrix.matrix(frames).splitlines()[2:]}
+    one_of_two, seen, not_seen = "~ 1 of 2 (1 to 99 %)", "✓ seen once (n = 1)", "✗ not seen (n = 1)"
+    assert [cells[f"| **{claim}.**"][0] for claim in "ABCDE"] == [one_of_two, one_of_two, "", "", one_of_two]
+    assert cells["| **F.**"][0] == "✓ 2 of 2 (16 to 100 %)"
+    assert cells["| **H.**"][0] == seen
+    last = {claim: cells[f"| **{claim}.**"][-1].removesuffix(" |") for claim in "CDEG"}
+    assert last == {"C": seen, "D": not_seen, "E": seen, "G": seen}  # of the longest run of a seed
 
 
 def test_numbers_in_a_text_stand_between_their_markers():

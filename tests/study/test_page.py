@@ -7,7 +7,7 @@ import torch
 from omegaconf import OmegaConf
 
 from igb._paths import config_folder
-from reproduction.common import read
+from reproduction.common import rate, read
 from study import data, dial, networks, noise, one_number, page, remedies, runs
 from study.collect import STAGES, column
 from study.features import seen_by_head
@@ -91,8 +91,8 @@ def test_figures_are_drawn(frames, tmp_path):
 
 
 def test_rates_have_exact_intervals():
-    assert runs.rate([True] * 10) == "10 of 10 (69 to 100 %)"  # 1 - 0.025^(1/10) and above
-    assert runs.rate([False] * 5) == "0 of 5 (0 to 52 %)"
+    assert rate([True] * 10) == "10 of 10 (69 to 100 %)"  # 1 - 0.025^(1/10) and above
+    assert rate([False] * 5) == "0 of 5 (0 to 52 %)"
 
 
 def test_runs_are_taken_by_batch_statistics_where_they_are_measured():
