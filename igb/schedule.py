@@ -16,6 +16,9 @@ class Schedule:
         steps_per_epoch: optimizer steps in an epoch.
         total_steps: the number of steps after which the run ends.
         probe_steps: the numbers of optimizer steps after which to measure, ascending.
+
+    >>> Schedule.of(steps_per_epoch=20, max_epochs=3, max_steps=50, points=12).probe_steps
+    (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 14, 20, 40, 50)
     """
 
     steps_per_epoch: int

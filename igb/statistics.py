@@ -45,6 +45,16 @@ class ClassStatistics:
         drift_ratio: C / (C - 1) (mean z_k)^2 / V, with z_k the logit of class k less the mean of all logits of its
             sample, and V = 1 / (C - 1) sum_k Var z_k over all samples. Its mean over the classes is the drift ratio of
             the logits (arXiv 2505.12096), as this network has it; `igb.drift_ratio` averages over draws of its head.
+
+    >>> class Logits(nn.Module):  # a network that gives what it gets
+    ...     def forward(self, images):
+    ...         return images.flatten(1)
+    >>> logits = torch.tensor([[0.5, 0.5], [0.75, 0.25], [0.75, 0.25]]).log()[:, None]  # of three images
+    >>> stats = measure(Logits(), logits, torch.tensor([0, 1, 1]))
+    >>> [round(p, 4) for p in stats.probability.tolist()], stats.guess_fraction.tolist()  # [C]; the tie is shared
+    ([0.5, 0.25], [0.8333333333333334, 0.16666666666666666])
+    >>> stats.probability_matrix.shape  # [C, C]
+    torch.Size([2, 2])
     """
 
     count: Tensor

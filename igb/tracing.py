@@ -26,6 +26,11 @@ class Trace:
 
     Columns: `depth`, from 1; `layer`, the module's name, with `#2` and so on for a further call of it; `variance`,
     `correlation`, `drift_ratio`, as `trace` defines them.
+
+    >>> import torch
+    >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    >>> trace(network, torch.randn(20, 1, 8, 8)).table[['depth', 'layer']].to_numpy().tolist()
+    [[1, '1'], [2, '3']]
     """
 
     table: pd.DataFrame

@@ -15,6 +15,10 @@ class NormalizedCrossEntropy(ProbabilityLoss):
     """Normalized cross-entropy, log p_y / sum_k log p_k, between 0 and 1.
 
     X. Ma et al., "Normalized Loss Functions for Deep Learning with Noisy Labels", arXiv 2006.13554.
+
+    >>> logits, target = torch.tensor([[0.25, 0.75]]).log(), torch.tensor([0])  # [N, C], [N]; p_y = 0.25
+    >>> round(NormalizedCrossEntropy()(logits, target).item(), 4)  # log 0.25 / (log 0.25 + log 0.75)
+    0.8281
     """
 
     def of_log_probabilities(self, log_p: Tensor, target: Tensor) -> Tensor:
@@ -28,6 +32,10 @@ class NormalizedNegativeCrossEntropy(ProbabilityLoss):
     X. Ye et al., "Active Negative Loss Functions for Learning with Noisy Labels", NeurIPS 2023. A + log p
     is to be positive, for which the authors' code clamps p at p_min = 1e-7, so that smaller p have no gradient. Here it
     is log(1 + p / p_min), which is the same for p far above p_min and has a gradient below.
+
+    >>> logits, target = torch.tensor([[0.25, 0.75]]).log(), torch.tensor([0])  # [N, C], [N]; p_y = 0.25
+    >>> round(NormalizedNegativeCrossEntropy(0.1)(logits, target).item(), 4)  # 1 - log 3.5 / (log 3.5 + log 8.5)
+    0.6308
     """
 
     def __init__(self, p_min: float = 1e-7) -> None:
@@ -49,6 +57,10 @@ class LabelSmoothing(ProbabilityLoss):
 
     C. Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", arXiv 1512.00567.
     epsilon lies in [0, 1].
+
+    >>> logits, target = torch.tensor([[0.25, 0.75]]).log(), torch.tensor([0])  # [N, C], [N]; p_y = 0.25
+    >>> round(LabelSmoothing(0.2)(logits, target).item(), 4)  # -0.9 log 0.25 - 0.1 log 0.75
+    1.2764
     """
 
     def __init__(self, epsilon: float = 0.1) -> None:
@@ -70,6 +82,10 @@ class SoftBootstrap(ProbabilityLoss):
 
     S. Reed et al., "Training Deep Neural Networks on Noisy Labels with Bootstrapping", arXiv 1412.6596; the
     gradient goes through p in the target too. beta lies in [0, 1]; at 1 the loss is cross-entropy.
+
+    >>> logits, target = torch.tensor([[0.25, 0.75]]).log(), torch.tensor([0])  # [N, C], [N]; p_y = 0.25
+    >>> round(SoftBootstrap(0)(logits, target).item(), 4)  # -0.25 log 0.25 - 0.75 log 0.75
+    0.5623
     """
 
     def __init__(self, beta: float = 0.95) -> None:
@@ -93,6 +109,12 @@ class SumLoss(ProbabilityLoss):
     passive loss (X. Ma et al., arXiv 2006.13554) that of `NormalizedCrossEntropy` and `ReverseCrossEntropy`; an active
     negative loss (X. Ye et al., NeurIPS 2023) that of `NormalizedCrossEntropy` and `NormalizedNegativeCrossEntropy`,
     without the penalty on the weights that the authors add.
+
+    >>> from igb.losses import CrossEntropy, GeneralizedCrossEntropy
+    >>> logits, target = torch.tensor([[0.25, 0.75]]).log(), torch.tensor([0])  # [N, C], [N]; p_y = 0.25
+    >>> loss = SumLoss(CrossEntropy(), GeneralizedCrossEntropy(1), alpha=2, beta=4)
+    >>> round(loss(logits, target).item(), 4)  # -2 log 0.25 + 4 * 0.75
+    5.7726
     """
 
     def __init__(self, first: ProbabilityLoss, second: ProbabilityLoss, alpha: float = 1.0, beta: float = 1.0) -> None:

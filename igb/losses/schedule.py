@@ -14,6 +14,12 @@ class LossSchedule(nn.Module):
 
     In `ramp_epochs` epochs between them the weight goes linearly from that of cross-entropy to that of the loss: in the
     i-th of r it is that of (1 - i/(r+1)) cross-entropy + i/(r+1) loss. InputError if the loss is none of igb's then.
+
+    >>> from igb.losses import PiecewiseZeroLoss
+    >>> [str(loss) for _, loss in LossSchedule(PiecewiseZeroLoss(), warmup_epochs=2).phases()]
+    ['CrossEntropy()', 'PiecewiseZeroLoss(cutoff=0.1)']
+    >>> LossSchedule(PiecewiseZeroLoss(), warmup_epochs=2, ramp_epochs=1).at(2)  # halfway between the two
+    0.5 CrossEntropy() + 0.5 PiecewiseZeroLoss(cutoff=0.1)
     """
 
     def __init__(self, loss: nn.Module, warmup_epochs: int = 0, ramp_epochs: int = 0) -> None:

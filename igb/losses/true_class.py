@@ -14,7 +14,12 @@ from igb.losses.base import TrueClassLoss, with_weight
 
 
 class CrossEntropy(TrueClassLoss):
-    """Cross-entropy, -log p_y; w = 1."""
+    """Cross-entropy, -log p_y; w = 1.
+
+    >>> logits, target = torch.tensor([[0.25, 0.75]]).log(), torch.tensor([0])  # [N, C], [N]; p_y = 0.25
+    >>> round(CrossEntropy()(logits, target).item(), 4)  # -log 0.25
+    1.3863
+    """
 
     def of_log_probability(self, log_p: Tensor) -> Tensor:
         """-log p_y."""
@@ -28,6 +33,10 @@ class BlurryLoss(TrueClassLoss):
     class where p_y < e^(-1/gamma). With `detach_weight`, p_y^gamma is a constant for the gradient, as in many
     focal-loss implementations: then w = p^gamma, and the gradient is that of `GeneralizedCrossEntropy` with q = gamma.
     gamma is a finite number of at least 0; at 0 the loss is cross-entropy.
+
+    >>> logits, target = torch.tensor([[0.25, 0.75]]).log(), torch.tensor([0])  # [N, C], [N]; p_y = 0.25
+    >>> round(BlurryLoss(0.7)(logits, target).item(), 4)  # -0.25^0.7 log 0.25
+    0.5253
     """
 
     def __init__(self, gamma: float = 0.7, detach_weight: bool = False) -> None:
@@ -51,6 +60,10 @@ class PiecewiseZeroLoss(TrueClassLoss):
     Equation 3 of N. Pellegrino et al., arXiv 2511.20826. The boundary p_y = c is dead: no loss and no gradient. Up to
     four units in the last place of log p_y above it count as on it, so that rounding never gives a gradient to a
     network with uniform outputs over 1/c classes. At c = 0 the loss is cross-entropy, since p_y > 0 for finite logits.
+
+    >>> logits, target = torch.tensor([[0.25, 0.75]]).log(), torch.tensor([0])  # [N, C], [N]; p_y = 0.25
+    >>> [round(PiecewiseZeroLoss(cutoff)(logits, target).item(), 4) for cutoff in (0.1, 0.25)]  # -log 0.25, and 0
+    [1.3863, 0.0]
     """
 
     def __init__(self, cutoff: float = 0.1) -> None:
@@ -78,6 +91,10 @@ class GeneralizedCrossEntropy(TrueClassLoss):
     arXiv 1805.07836. q = 1 is half the mean absolute error, 1 - p_y; q to 0 is cross-entropy. The authors prune samples
     of a small p_y as well, which is left out here. Public code clamps p_y at 1e-7 or 1e-8, and so has no gradient
     below; the gradient here is that of Blurry loss with its factor held constant, `BlurryLoss(q, True)`.
+
+    >>> logits, target = torch.tensor([[0.25, 0.75]]).log(), torch.tensor([0])  # [N, C], [N]; p_y = 0.25
+    >>> round(GeneralizedCrossEntropy(0.5)(logits, target).item(), 4)  # (1 - 0.25^0.5) / 0.5
+    1.0
     """
 
     def __init__(self, q: float = 0.7) -> None:
@@ -99,6 +116,10 @@ class HuberisedCrossEntropy(TrueClassLoss):
     A. Menon et al., "Can gradient clipping mitigate label noise?", ICLR 2020: -tau p_y + log tau + 1 where
     p_y <= 1/tau. It is Piecewise-zero loss of cutoff 1/tau with a tail that is linear in p_y. tau is at least 1; at 1
     the loss is 1 - p_y.
+
+    >>> logits, target = torch.tensor([[0.25, 0.75]]).log(), torch.tensor([0])  # [N, C], [N]; p_y = 0.25
+    >>> round(HuberisedCrossEntropy(2)(logits, target).item(), 4)  # log 2 + 1 - 2 * 0.25
+    1.1931
     """
 
     def __init__(self, tau: float = 10.0) -> None:
@@ -122,6 +143,10 @@ class SmoothPiecewiseZeroLoss(TrueClassLoss):
     The loss is (log(1 + c^-n) - log(1 + (p_y/c)^n)) / n, which is 0 at p_y = 1. For n to infinity its gradient is that
     of Piecewise-zero loss, while its value below c goes to -log c, not to 0. At n = 1 it is -log(p_y + c) plus a
     constant.
+
+    >>> logits, target = torch.tensor([[0.25, 0.75]]).log(), torch.tensor([0])  # [N, C], [N]; p_y = 0.25
+    >>> round(SmoothPiecewiseZeroLoss(0.25, 1)(logits, target).item(), 4)  # log 5 - log 2
+    0.9163
     """
 
     def __init__(self, cutoff: float = 0.1, sharpness: float = 4.0) -> None:
@@ -148,6 +173,10 @@ class TaylorCrossEntropy(TrueClassLoss):
 
     L. Feng et al., "Can Cross Entropy Loss Be Robust to Label Noise?", IJCAI 2020; w = 1 - (1 - p)^t, which
     is t p for a small p. t is a whole number of at least 1; at 1 the loss is 1 - p_y.
+
+    >>> logits, target = torch.tensor([[0.25, 0.75]]).log(), torch.tensor([0])  # [N, C], [N]; p_y = 0.25
+    >>> round(TaylorCrossEntropy(2)(logits, target).item(), 4)  # 0.75 + 0.75^2 / 2
+    1.0312
     """
 
     def __init__(self, t: int = 2) -> None:
@@ -171,6 +200,10 @@ class FocalLoss(TrueClassLoss):
     T.-Y. Lin et al., "Focal Loss for Dense Object Detection", arXiv 1708.02002, without their class weight.
     With `detach_weight`, (1 - p_y)^gamma is a constant for the gradient, and w = (1 - p)^gamma. gamma is a finite
     number of at least 0; at 0 the loss is cross-entropy.
+
+    >>> logits, target = torch.tensor([[0.25, 0.75]]).log(), torch.tensor([0])  # [N, C], [N]; p_y = 0.25
+    >>> round(FocalLoss(2)(logits, target).item(), 4)  # -0.75^2 log 0.25
+    0.7798
     """
 
     def __init__(self, gamma: float = 2.0, detach_weight: bool = False) -> None:
@@ -198,6 +231,10 @@ class ReverseCrossEntropy(TrueClassLoss):
 
     Y. Wang et al., "Symmetric Cross Entropy for Robust Learning with Noisy Labels", arXiv 1908.06112, where
     log 0 is set to -A. A is at least 0; the authors' code has -log 1e-4.
+
+    >>> logits, target = torch.tensor([[0.25, 0.75]]).log(), torch.tensor([0])  # [N, C], [N]; p_y = 0.25
+    >>> round(ReverseCrossEntropy(2)(logits, target).item(), 4)  # 2 * 0.75
+    1.5
     """
 
     def __init__(self, A: float = -math.log(1e-4)) -> None:  # noqa: N803  (its name in the paper)
@@ -218,6 +255,10 @@ class AsymmetricGeneralizedCrossEntropy(TrueClassLoss):
 
     X. Zhou et al., "Asymmetric Loss Functions for Learning with Noisy Labels", arXiv 2106.03110; a and q
     are above 0, and those of the authors for CIFAR-10 are 0.6 and 0.6.
+
+    >>> logits, target = torch.tensor([[0.25, 0.75]]).log(), torch.tensor([0])  # [N, C], [N]; p_y = 0.25
+    >>> round(AsymmetricGeneralizedCrossEntropy(1, 1)(logits, target).item(), 4)  # 2 - 1.25
+    0.75
     """
 
     def __init__(self, a: float = 0.6, q: float = 0.6) -> None:

@@ -17,7 +17,11 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Censored:
-    """An event that had not happened by the last probe, at step `step`."""
+    """An event that had not happened by the last probe, at step `step`.
+
+    >>> str(Censored(300)), median([100, 200, Censored(300)])
+    ('>300', 200)
+    """
 
     step: int
 

@@ -18,7 +18,13 @@ CHUNK = 2_000_000  # numbers that a sample computes at once
 
 @dataclass(frozen=True)
 class Guesses:
-    """The guess fractions of random networks whose logits have a drift ratio; see `guesses`."""
+    """The guess fractions of random networks whose logits have a drift ratio; see `guesses`.
+
+    >>> round(Guesses(drift_ratio=1.0, classes=2).mean_dominance, 4)  # 1/2 + arctan(1) / pi
+    0.75
+    >>> round(Guesses(drift_ratio=1.0, classes=2).agreement, 4)  # 1/2 + arcsin(1/2) / pi
+    0.6667
+    """
 
     drift_ratio: float
     classes: int

@@ -32,6 +32,10 @@ class FixedPoint:
     below 1), `deep prejudice, chaotic` (infinite, and chi above 1, as where the variance has no bound), `edge of chaos`
     (chi = 1), `vanishing` (the variance goes to 0 and the correlation stays what it was), or `undefined` (there is no
     fixed point that all inputs come to). What is undefined is NaN.
+
+    >>> found = fixed_point('relu', weight_variance=1.0, bias_variance=0.5)
+    >>> round(found.variance, 6), found.phase  # q = q / 2 + 0.5
+    (1.0, 'deep prejudice, ordered')
     """
 
     variance: float

@@ -20,6 +20,10 @@ class Propagation:
 
     For fixed weights an output is normal over the data, with variance `within` about a mean that has variance `between`
     over the weights.
+
+    >>> found = propagate('linear', weight_variance=1.0, bias_variance=0.5, depth=3, correlation=0.5)
+    >>> found.variance.tolist(), found.within.tolist()  # each layer adds 0.5 to the variance of the means alone
+    ([1.5, 2.0, 2.5], [0.5, 0.5, 0.5])
     """
 
     within: Array

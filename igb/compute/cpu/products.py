@@ -23,7 +23,12 @@ FEW_ROWS = 32  # below this a weight gradient is bound by writing it, which floa
 
 @dataclass(frozen=True)
 class Window:
-    """How a convolution slides over a map; all sizes in pixels."""
+    """How a convolution slides over a map; all sizes in pixels.
+
+    >>> same = Window(size=(2, 2), kernel=(3, 3), stride=(1, 1), padding=(1, 1))
+    >>> same.output, same.sees_whole_map
+    ((2, 2), True)
+    """
 
     size: Pair  # of the map
     kernel: Pair
