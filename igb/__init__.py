@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     __version__: str
     from igb.report import load_matrices, load_runs
     from igb.statistics import ClassStatistics, measure
-    from igb.tracing import Trace, drift_ratio, trace
+    from igb.tracing import Trace, common_step, drift_ratio, trace
     from igb.training.load import load_network
 
 __all__ = [
-    "ClassStatistics", "Trace", "__version__", "drift_ratio", "experiment", "load_matrices", "load_network",
-    "load_runs", "losses", "measure", "theory", "trace",
+    "ClassStatistics", "Trace", "__version__", "common_step", "drift_ratio", "experiment", "load_matrices",
+    "load_network", "load_runs", "losses", "measure", "theory", "trace",
 ]  # fmt: skip
 
 _MODULES = {
@@ -29,6 +29,7 @@ _MODULES = {
     "load_runs": "igb.report",
     "measure": "igb.statistics",
     "Trace": "igb.tracing",
+    "common_step": "igb.tracing",
     "drift_ratio": "igb.tracing",
     "trace": "igb.tracing",
 }

@@ -108,6 +108,43 @@ def drift_ratio(
     Arguments are those of `trace`. Raises InputError for a network whose last layer with weights is not linear, and for
     images that do not fit it.
     """
+    layer, moments = _head(network, images, batch_norm, chunk, transform)
+    square = layer.weight.detach().double().square().mean().item() * moments.units
+    bias = 0.0 if layer.bias is None else layer.bias.detach().double().square().mean().item()
+    return _ratio(square * moments.between + bias, square * moments.within)
+
+
+def common_step(
+    network: nn.Module,
+    images: Any,
+    lr: float,
+    *,
+    batch_norm: str = "batch",
+    chunk: int = 500,
+    transform: Callable[[Tensor], Tensor] | None = None,
+) -> float:
+    """How far a first step of SGD on one image moves the logits of every image alike, by the network's head.
+
+    With features h before a linear layer, a step of size lr on image x moves the logits of image x' by
+    -lr (h(x) . h(x') + 1) dloss/dlogits(x), where the 1 is the bias's, if there is one. What the features of all images
+    have in common is in every such product: lr (|mean_n h|^2 + 1) is returned, in logits per unit of the gradient with
+    respect to them. Where it is large, the first steps move all images to one class; docs/study.md says how large.
+
+    Other arguments are those of `trace`; batch statistics are what training sees. Raises InputError as `drift_ratio`.
+    """
+    _checks.number("lr", lr, at_least=0)
+    layer, moments = _head(network, images, batch_norm, chunk, transform)
+    return lr * (moments.units * moments.between + (layer.bias is not None))
+
+
+def _head(
+    network: nn.Module,
+    images: Any,
+    batch_norm: str,
+    chunk: int,
+    transform: Callable[[Tensor], Tensor] | None,
+) -> "tuple[nn.Linear, _Moments]":
+    """The linear layer that a network ends in, and the moments of its features."""
     head: list[tuple[nn.Module, Any]] = []
     moments = _Moments()
 
@@ -123,10 +160,9 @@ def drift_ratio(
         moments.add(features)
 
     _run(network, images, batch_norm, chunk, transform, record, add)
-    layer: Any = head[0][0]
-    square = layer.weight.detach().double().square().mean().item() * moments.units
-    bias = 0.0 if layer.bias is None else layer.bias.detach().double().square().mean().item()
-    return _ratio(square * moments.between + bias, square * moments.within)
+    layer = head[0][0]
+    assert isinstance(layer, nn.Linear)
+    return layer, moments
 
 
 class _Moments:

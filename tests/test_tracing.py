@@ -158,3 +158,32 @@ def test_tokens_are_no_layers_and_computed_weights_are():
     network = WithToken()
     assert igb.trace(network, torch.randn(6, 12)).table["layer"].tolist() == ["layer", "head"]  # of six units
     assert igb.drift_ratio(network, torch.randn(6, 12)) > 0
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_common_step_is_what_a_step_of_the_head_does_to_other_images(bias):
+    """To the logits of images that have the mean image's features: -lr (h(x) . mean h + 1) dloss/dlogits(x)."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3, bias=bias)).double()
+    images = torch.rand(20, 1, 4, 4, dtype=torch.float64)
+    found = igb.common_step(network, images, 0.1)
+    body, head = network[:3], network[3]
+    mean = body(images).detach().mean(dim=0, keepdim=True)
+    before = head(mean).detach()
+    torch.nn.functional.cross_entropy(head(mean), torch.tensor([0])).backward()
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter -= 0.1 * parameter.grad
+    gradient = before.softmax(1) - torch.tensor([[1.0, 0, 0]])
+    torch.testing.assert_close(head(mean).detach() - before, -found * gradient)
+    assert found == pytest.approx(igb.common_step(network, images, 0.1, chunk=7))
+
+
+def test_a_common_step_is_of_batch_statistics_unless_told_otherwise():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Linear(8, 3, bias=False))
+    images = torch.randn(50, 1, 4, 4) + 3
+    assert igb.common_step(network, images, 1.0) == pytest.approx(0, abs=1e-8)  # the mean of each feature is zero
+    assert igb.common_step(network, images, 1.0, batch_norm="running") > 1
+    with pytest.raises(InputError, match=r"lr=-1 must be"):
+        igb.common_step(network, images, -1)
+    with pytest.raises(InputError, match=r"must end in an nn\.Linear"):
+        igb.common_step(nn.Conv2d(1, 2, 3), torch.randn(5, 1, 4, 4), 0.1)

@@ -3,14 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from omegaconf import OmegaConf
 
 from igb._paths import config_folder
 from reproduction.common import rate, read
 from study import data, dial, networks, noise, one_number, page, remedies, runs
 from study.collect import STAGES, column
-from study.features import seen_by_head
 
 CLASSES = ("airplane", "bird", "truck")
 
@@ -47,7 +45,7 @@ def _typed(text):
 def frames():
     found = {stage: made(stage) for stage in STAGES}
     seeds = pd.MultiIndex.from_product([networks.TITLES, range(4)], names=["network", "seed"]).to_frame(index=False)
-    found["features"] = seeds.assign(common=100.0, own=50.0)
+    found["features"] = seeds.assign(common=100.0)
     for stage in ("noise", "noise_warmup"):
         of_runs = found[stage][["seed", "loss", "batch_norm"]]
         classes = of_runs.merge(pd.DataFrame({"epoch": range(4)}), how="cross")
@@ -132,22 +130,6 @@ def test_the_common_step_is_that_of_the_learning_rate(frames):
     rows = networks.runs(frames)
     assert (rows["common_step"] == 100 * rows["lr"]).all()
     assert len(rows[rows["network"] == "cnn"]) == 4 * (2 + 4)  # seeds, cutoffs and other rates
-
-
-def test_what_a_head_sees_is_what_one_step_of_it_does_to_other_images():
-    """Two images: by the head alone a step on the first moves the logits of the second by lr (h_1 . h_2) dloss/dz_1."""
-    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
-    images = torch.rand(2, 1, 4, 4)
-    found = seen_by_head(network, images)
-    h = network[:3](images).detach().double()
-    assert found["common"] - found["own"] == pytest.approx(float(h[0] @ h[1]))  # the means of pairs' products
-    before = network(images).detach()
-    torch.nn.functional.cross_entropy(network(images[:1]), torch.tensor([0])).backward()
-    with torch.no_grad():
-        network[3].weight -= 0.1 * network[3].weight.grad
-    gradient = before[0].softmax(0) - torch.tensor([1.0, 0, 0])
-    moved = network(images)[1].detach() - before[1]
-    assert moved.tolist() == pytest.approx((-0.1 * float(h[0] @ h[1]) * gradient).tolist(), rel=1e-3)
 
 
 def test_chance_is_how_often_winner_and_favoured_class_meet_if_drawn_apart():
