@@ -1,5 +1,7 @@
 """Hypothesis 3: whether less bias at the start means an earlier escape, and the favoured class is the winner."""
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import binomtest, spearmanr
@@ -8,7 +10,7 @@ from igb._plots import COLOURS
 from reproduction.common import Frames, markdown, rate
 from study.runs import MODELS, by_batch, escaped, mean, median_step
 
-NEEDS = ("dial", "drift", "center", "cutoffs", "architectures")
+NEEDS = ("dial", "drift", "cutoffs", "architectures")
 DIALS = {"dial": "target_dominance", "drift": "drift_ratio"}
 TITLES = {"dial": "`cnn`, `init.target_dominance`", "drift": "MLP, `init.drift_ratio`"}
 
@@ -20,7 +22,7 @@ def dials(frames: Frames) -> str:
         for value, part in frames[stage].groupby(key):
             start = f"{part['dominance_start'].mean():.2f}"
             table.append([TITLES[stage], f"{value:g}", start, *_outcome(part)])
-    for (model, cutoff), part in by_batch(frames["center"]).groupby(["model", "cutoff"]):
+    for (model, cutoff), part in _centered(frames):
         for name, some in (("none", _uncentered(frames, str(model), float(cutoff))), ("centred head", part)):
             start = f"{some['dominance_start'].mean():.2f}"
             table.append([f"{MODELS[str(model)]}, cutoff {cutoff:g}", name, start, *_outcome(some)])
@@ -31,6 +33,11 @@ def dials(frames: Frames) -> str:
 def _outcome(part: pd.DataFrame) -> list[str]:
     measures = [mean(part[name], ".2f") for name in ("dominance_end", "mean_accuracy")]
     return [rate(escaped(part)), median_step(part), *measures]
+
+
+def _centered(frames: Frames) -> Any:
+    """The runs with a centred head by network and cutoff; none before they are made."""
+    return by_batch(frames["center"]).groupby(["model", "cutoff"]) if "center" in frames else ()
 
 
 def _uncentered(frames: Frames, model: str, cutoff: float) -> pd.DataFrame:
@@ -109,6 +116,6 @@ def numbers(frames: Frames) -> dict[str, str]:
             found[f"{stage}_escaped_{round(10 * float(value))}"] = rate(escaped(part))
     for row in winners(frames).itertuples():
         found |= {f"won_{row.runs}": rate(row.won), f"chance_{row.runs}": f"{100 * row.chance:.0f} %"}
-    for (model, cutoff), part in by_batch(frames["center"]).groupby(["model", "cutoff"]):
+    for (model, cutoff), part in _centered(frames):
         found[f"center_{model}_{round(100 * float(cutoff))}"] = rate(escaped(part))
     return found

@@ -1,5 +1,8 @@
 """Hypothesis 2: in which networks Piecewise-zero loss traps, and what of them at initialisation tells."""
 
+import itertools
+import math
+
 import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import mannwhitneyu
@@ -21,6 +24,7 @@ TITLES = {
     "convnext": "ConvNeXt",
     "vit": "ViT",
 }
+EDGES = (1.0, 5.0, 20.0)  # of bands of the common step
 FOUND_ON = ("mlp", "cnn")  # the networks on which the common step was found to matter; others test it
 PREDICTORS = {"common_step": "common step", "drift_ratio_start": "drift ratio", "dominance_start": "dominance"}
 
@@ -96,6 +100,20 @@ def predictors(frames: Frames) -> str:
     return markdown(["runs", "cutoff", "trapped", *PREDICTORS.values()], table)
 
 
+def bands(frames: Frames) -> str:
+    """How many runs at the smaller cutoff leave, by their common step."""
+    rows = runs(frames)
+    rows = rows[rows["cutoff"] == CUTOFFS[0]]
+    table = []
+    for low, high in itertools.pairwise((0.0, *EDGES, math.inf)):
+        part = rows[rows["common_step"].between(low, high, inclusive="left")]
+        if len(part):
+            title = f"{low:g} to {high:g}" if high < math.inf else f"{low:g} or more"
+            networks = ", ".join(TITLES[name] for name in part["network"].unique())
+            table.append([title, rate(escaped(part)), mean(part["mean_accuracy"], ".2f"), networks])
+    return markdown(["common step", "escaped within 300 steps", "accuracy", "networks"], table)
+
+
 def figure(frames: Frames) -> Figure:
     """Dominance at the last probe over the common step at initialisation: a panel a cutoff, a point a run."""
     rows = runs(frames)
@@ -104,6 +122,8 @@ def figure(frames: Frames) -> Figure:
     for axes, cutoff in zip(panels, CUTOFFS, strict=True):
         for number, (network, title) in enumerate(TITLES.items()):
             part = rows[(rows["cutoff"] == cutoff) & (rows["network"] == network)]
+            if network not in set(rows["network"]):
+                continue
             axes.plot(
                 part["common_step"], part["dominance_end"], marker="os^vDPX*"[number], linestyle="",
                 color=COLOURS[number], markersize=4, alpha=0.8, label=title.strip("`"),

@@ -126,8 +126,9 @@ def figure(frames: Frames) -> Figure:
             axes.plot(part["weight_start"], part["mean_accuracy"], "o", color=colour, markersize=3, label=loss)
         axes.axhline(0.1, color="0.8", linewidth=0.6, zorder=0)
         axes.set(title=MODELS[network].strip("`"), xlabel="mean weight at initialisation")
-        axes.set_xscale("symlog", linthresh=0.05)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.set_xscale("symlog", linthresh=0.1)
+        axes.set_xticks([-0.1, 0, 0.1, 1], ["-0.1", "0", "0.1", "1"])
+        axes.minorticks_off()
     panels[0].set_ylabel("accuracy after 300 steps")
     drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     return drawn

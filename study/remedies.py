@@ -16,6 +16,7 @@ TITLES = {
     "remedy_center": "centred head",
     "remedy_smooth": "smooth cutoff",
     "remedy_ramp": "ramp in epoch 1",
+    "remedy_rate": "learning rate rises in epoch 1",
     "remedy_warmup": "cross-entropy in epoch 1",
     "remedy_ce": "cross-entropy throughout",
 }

@@ -119,7 +119,9 @@ def test_the_python_of_the_page_on_the_theory_runs():
 def test_the_python_of_the_page_of_advice_runs(capsys):
     ((_, text),) = blocks(ROOT / "docs" / "advice.md", "python")
     exec(text, {})
-    assert re.fullmatch(r"dominance [\d.]+, drift ratio [\d.]+\nweight [\d.]+, .*\ncommon step [\d.]+\n", capsys.readouterr().out)
+    assert re.fullmatch(
+        r"dominance [\d.]+, drift ratio [\d.]+\nweight [\d.]+, .*\ncommon step [\d.]+\n", capsys.readouterr().out
+    )
 
 
 def test_the_python_of_the_page_on_losses_runs():
