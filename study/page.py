@@ -42,8 +42,8 @@ VERDICTS: tuple[Verdict, ...] = (
     Verdict(
         "**1.** Does the mean weight of a loss at initialisation predict what comes of it?",
         "In part",
-        "on the MLP nearly as well as the loss's name; on `cnn`, whose steps are large, not at all: there zones without "
-        "gradient decide",
+        "on the MLP nearly as well as the loss's name; on `cnn`, whose steps are large, hardly: zones without gradient "
+        "decide there",
         "where steps are small; else zones without gradient decide",
         one_number,
         "error in accuracy knowing the network alone, the weight, or the name: MLP {error_mlp_nothing}, "
@@ -52,7 +52,7 @@ VERDICTS: tuple[Verdict, ...] = (
     Verdict(
         "**2.** Is the trap of Piecewise-zero loss one of ResNet-50, depth, batch norm or the drift ratio?",
         "No",
-        "it is one of the size of the steps: learning rate times what the features of all images share; a three-layer "
+        "but of the size of the steps: learning rate times what the features of all images share; a three-layer "
         "network is trapped too",
         "of the size of the steps; a three-layer network is trapped too",
         networks,
@@ -62,8 +62,8 @@ VERDICTS: tuple[Verdict, ...] = (
     Verdict(
         "**3.** Does less bias at the start mean an earlier escape under Piecewise-zero loss?",
         "In part",
-        "not for `cnn`, trapped from every dominance; for an MLP more bias delays. The favoured class wins more often "
-        "than by chance, mostly another does",
+        "not for `cnn`, trapped from every dominance; for an MLP more bias delays. The favoured class wins oftener "
+        "than by chance",
         "for an MLP; `cnn` is trapped from every dominance",
         dial,
         "escaped from dominance 0.3 and 0.9: `cnn` {dial_escaped_3}, {dial_escaped_9}; winner is the favoured class in "

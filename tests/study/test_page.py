@@ -88,6 +88,13 @@ def test_figures_are_drawn(frames, tmp_path):
     }  # fmt: skip
 
 
+def test_verdicts_are_short():
+    for one in page.VERDICTS:
+        assert len(one.verdict.split()) <= 25
+        assert len(one.short.split()) <= 12
+        assert one.answer in ("Yes", "In part", "No", "Open")
+
+
 def test_rates_have_exact_intervals():
     assert rate([True] * 10) == "10 of 10 (69 to 100 %)"  # 1 - 0.025^(1/10) and above
     assert rate([False] * 5) == "0 of 5 (0 to 52 %)"
