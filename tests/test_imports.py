@@ -35,6 +35,7 @@ assert gc.get_freeze_count() == frozen
     assert said == f"igb {igb.__version__}: loading torch\n"  # once, and before anything else
 
 
+@pytest.mark.slow
 def test_building_a_run_imports_neither_the_theory_nor_the_report():
     code = """
 import sys
