@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import Any
 
@@ -40,7 +40,10 @@ def quick_imports() -> Iterator[None]:
         yield
         return
     if os.environ.get("LOCAL_RANK", "0") == "0":  # of the processes of a run the first
-        print(f"igb {importlib.metadata.version('igb')}: loading torch", file=sys.stderr, flush=True)
+        version = ""
+        with suppress(importlib.metadata.PackageNotFoundError):  # of a clone that is not installed
+            version = f" {importlib.metadata.version('igb')}"
+        print(f"igb{version}: loading torch", file=sys.stderr, flush=True)
     placeholder, was_enabled = _LazyModule(LATE), gc.isenabled()
     sys.modules.setdefault(LATE, placeholder)
     gc.disable()

@@ -137,7 +137,7 @@ def tables() -> Iterator[tuple[str, str]]:
     yield "config_keys", of_config()
     yield "experiments", experiments()
     yield "files", markdown(["file", ""], [[f"`{name}`", meaning] for name, meaning in schema.FILES.items()])
-    for name in ("metrics", "train", "memorisation", "memorisation_classes", "loss_curve"):
+    for name in ("metrics", "train", "memorisation", "loss_curve"):
         yield f"{name}_columns", columns(getattr(schema, name.upper()))
 
 

@@ -23,11 +23,10 @@ from igb import experiment, initialization, models
 from igb._checks import InputError
 from igb._plots import COLOURS, log_axis
 from igb.report.prediction import dominance_of
-from igb.report.settings import mean_and_half_width
 from igb.statistics import measure as measured
 from igb.theory import edge_of_chaos, fixed_point, neutral_edge, propagate
 from igb.training.probe import probe_order
-from reproduction.common import Frames, markdown, where
+from reproduction.common import Frames, markdown, mean_and_half, where
 
 STAGES = {"trainability": "Fashion-MNIST", "trainability_cifar10": "CIFAR-10"}
 CLASSES = {"trainability": 2, "trainability_cifar10": 10}
@@ -184,8 +183,8 @@ def of_points(frames: Frames) -> pd.DataFrame:
     rows = []
     for (stage, *point), some in frames["networks"].groupby(["data", *POINT], sort=False):
         expected = float(some["expected"].iloc[0])
-        ratio, ratio_half = _interval(np.log(some["drift_ratio"]))
-        dominance, half = _interval(some["dominance"])
+        ratio, ratio_half = mean_and_half(np.log(some["drift_ratio"]))
+        dominance, half = mean_and_half(some["dominance"])
         rows.append(
             {
                 "data": stage, **dict(zip(POINT, point, strict=True)), "phase": fixed_point(*point[:3]).phase,
@@ -240,7 +239,7 @@ def trained(frames: Frames) -> pd.DataFrame:
                     raise InputError(f"{stage} lacks runs at weight variance {weight:g}: finish and collect it first")
                 rates = [by_seed.drop(columns=seed).mean(axis=1).idxmax() for seed in by_seed]
                 values = accuracies.loc[list(zip(rates, by_seed, strict=True)), step]
-                rows.append([stage, weight, step, mode(rates), *_interval(values), values.tolist()])
+                rows.append([stage, weight, step, mode(rates), *mean_and_half(values), values.tolist()])
     columns = ["data", "weight_variance", "step", "lr", "accuracy", "half", "values"]
     points = where(of_points(frames), activation=TRAINED[0], bias_variance=TRAINED[1], depth=DEPTHS[-1])
     points = points.rename(columns={"half": "half_of_dominance"})
@@ -306,7 +305,7 @@ def _of_training(frames: Frames) -> str:
             end = where(table, data=stage, step=step).set_index("weight_variance")
             at_edge = (end.index.to_series() - edge_of_chaos(*TRAINED)).abs().idxmin()
             best, neutral = end["accuracy"].idxmax(), end["accuracy"][end["expected"] < 1].idxmax()
-            gain, half = _interval(pd.Series(end["values"][at_edge]) - pd.Series(end["values"][neutral]))
+            gain, half = mean_and_half(pd.Series(end["values"][at_edge]) - pd.Series(end["values"][neutral]))
             parts.append(
                 f"{title}, {step} steps: best {best:g} (γ {end['expected'][best]:.3g}), {at_edge:g} over the best "
                 f"neutral one, {neutral:g}: {gain:+.3f} ± {half:.3f}"
@@ -474,11 +473,6 @@ def _accuracy(row: Any) -> str:
 
 def _span(values: "pd.Series[float]") -> str:
     return f"{values.min():.2g} to {values.max():.2g}"
-
-
-def _interval(values: "pd.Series[float]") -> tuple[float, float]:
-    mean, half = mean_and_half_width(values.to_numpy(dtype=float)[:, None], np.ones((len(values), 1), dtype=bool))
-    return mean.item(), half.item()
 
 
 TABLES: dict[str, Callable[[Frames], str]] = {

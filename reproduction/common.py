@@ -2,7 +2,9 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,22 +42,42 @@ def in_short(findings: Sequence[Finding]) -> str:
 
 
 def read(folder: Path) -> Frames:
-    """The CSV files in a folder."""
-    return {file.stem: pd.read_csv(file) for file in sorted(folder.glob("*.csv"))}
+    """The CSV files in a folder; InputError if there are none."""
+    files = sorted(folder.glob("*.csv"))
+    if not files:
+        raise InputError(f"{folder} has no CSV files; name the folder that the runs were collected into")
+    return {file.stem: pd.read_csv(file) for file in files}
+
+
+@contextmanager
+def one_line_exit() -> Iterator[None]:
+    """Exit with one line if an input is refused, or a file cannot be read or written."""
+    try:
+        yield
+    except OSError as error:
+        sys.exit(f"igb: {error.filename or 'a file'} cannot be read or written ({error.strerror or error})")
+    except InputError as error:
+        sys.exit(f"igb: {error}")
 
 
 def fill(page: str, tables: Mapping[str, str], numbers: Mapping[str, str] | None = None) -> str:
     """A page with each table, and each number in its text, between its markers.
 
     `<!-- table: NAME -->` and `<!-- end -->` are lines; `<!--=NAME-->` and `<!--/-->` stand within a line. Raises
-    KeyError for a marker that has no table, or no number where there are some.
+    InputError for a marker that has no table or number.
     """
 
+    def of(known: Mapping[str, str], name: str) -> str:
+        try:
+            return known[name]
+        except KeyError:
+            raise InputError(f"the page has a marker {name}, for which there are no runs, or no such thing") from None
+
     def table(found: re.Match[str]) -> str:
-        return f"{found[1]}\n{tables[found[2]]}\n<!-- end -->"
+        return f"{found[1]}\n{of(tables, found[2])}\n<!-- end -->"
 
     def number(found: re.Match[str]) -> str:
-        return f"{found[1]}{(numbers or {})[found[2]]}<!--/-->"
+        return f"{found[1]}{of(numbers or {}, found[2])}<!--/-->"
 
     page = re.sub(r"(<!-- table: (\w+) -->)\n.*?<!-- end -->", table, page, flags=re.DOTALL)
     return re.sub(r"(<!--=(\w+)-->).*?<!--/-->", number, page, flags=re.DOTALL)
@@ -98,12 +120,18 @@ def median_and_range(values: "pd.Series[float]", digits: str = ".2f") -> str:
     return f"{values.median():{digits}} ({values.min():{digits}} to {values.max():{digits}})"
 
 
-def interval(values: "pd.Series[float]") -> str:
+def interval(values: "pd.Series[float]", digits: str = ".2f") -> str:
     """Mean ± half the width of its 95 % interval."""
     if values.empty:
         return "-"
+    mean, half = mean_and_half(values)
+    return f"{mean:{digits}}" + (f" ± {half:{digits}}" if len(values) > 1 else "")
+
+
+def mean_and_half(values: "pd.Series[float]") -> tuple[float, float]:
+    """The mean over runs and half the width of its 95 % interval (Student's t); NaN for fewer than two."""
     mean, half = mean_and_half_width(values.to_numpy(dtype=float)[:, None], np.ones((len(values), 1), dtype=bool))
-    return f"{mean.item():.2f}" + (f" ± {half.item():.2f}" if len(values) > 1 else "")
+    return mean.item(), half.item()
 
 
 def listed(values: Iterable[str]) -> str:

@@ -24,7 +24,7 @@ from igb.report.figures import DASHES, FIGURE_2, epoch_axis, epochs_of
 from igb.report.figures import STYLE as REPORT_STYLE
 from igb.report.settings import mean_and_half_width
 from reproduction.collect import CLASS_QUANTITIES
-from reproduction.common import Frames, last_probe, read, where
+from reproduction.common import Frames, last_probe, one_line_exit, read, where
 from reproduction.pages import filled
 from reproduction.tables import (
     CONV1_CELL,
@@ -358,11 +358,7 @@ def draw(folder: Path) -> None:
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit("usage: python -m reproduction.figures FOLDER [PAGE ...]")
-    try:
+    with one_line_exit():
         draw(Path(sys.argv[1]))
         for page in map(Path, sys.argv[2:]):
             page.write_text(filled(page, Path(sys.argv[1])), encoding="utf-8")
-    except OSError as error:
-        sys.exit(f"igb: {error.filename} cannot be read or written ({error.strerror})")
-    except InputError as error:
-        sys.exit(f"igb: {error}")

@@ -6,7 +6,6 @@ of the page; with `--measure` it measures those of the first folder before, in s
 
 import argparse
 import shlex
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from igb.theory.propagation import NORMS
 from igb.theory.tables import EDGES, draw_edges
 from igb.training.probe import probe_order
 from reproduction import claims
-from reproduction.common import Frames, fill, read
+from reproduction.common import Frames, fill, one_line_exit, read
 
 INPUTS, SIZE, WIDTH = 500, 20, 500  # random images of so many pixels, as independent as the theory's inputs
 SEEDS = range(5)
@@ -256,7 +255,7 @@ def main() -> None:
     parser.add_argument("--cifar10", type=shlex.split, default=[], help="overrides of a config with CIFAR-10")
     parser.add_argument("--fashion-mnist", type=shlex.split, default=[], help="the same with Fashion-MNIST")
     given = parser.parse_args()
-    try:
+    with one_line_exit():
         if given.measure:
             given.folder.mkdir(parents=True, exist_ok=True)
             measure_all(given.folder, given.cifar10, given.fashion_mnist, given.networks)
@@ -269,10 +268,6 @@ def main() -> None:
         if given.page:
             tables = {name: tabulate(frames) for name, tabulate in claims.TABLES.items()}
             given.page.write_text(fill(given.page.read_text(encoding="utf-8"), tables), encoding="utf-8")
-    except OSError as error:
-        sys.exit(f"igb: {error.filename} cannot be read or written ({error.strerror})")
-    except InputError as error:
-        sys.exit(f"igb: {error}")
 
 
 if __name__ == "__main__":

@@ -12,11 +12,13 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from igb._checks import InputError
+from igb._files import replacing
 from igb._paths import config_folder
 from igb.folder.schema import FINAL
 from igb.report.metrics import THRESHOLD, Censored
 from igb.report.runs import Run, find_runs
 from igb.report.summary import summarize
+from reproduction.common import one_line_exit
 
 STAGES = (
     "losses", "cutoffs", "architectures", "vit", "rates", "norms", "dial", "drift", "center", "color", "classes",
@@ -56,7 +58,8 @@ def _write(table: pd.DataFrame, known: list[str], file: Path) -> None:
     table = pd.read_csv(io.StringIO(table.to_csv(index=False)))  # values as they are in the file
     if file.exists():
         table = pd.concat([table, pd.read_csv(file)]).drop_duplicates(known)
-    table.sort_values(known).to_csv(file, index=False)
+    with replacing(file) as partial:  # rows of other machines are nowhere else
+        table.sort_values(known).to_csv(partial, index=False)
 
 
 def keys(stage: str) -> list[str]:
@@ -124,9 +127,5 @@ def _short(table: pd.DataFrame) -> pd.DataFrame:
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit("usage: python -m study.collect SWEEPS TABLES")
-    try:
+    with one_line_exit():
         collect(Path(sys.argv[1]), Path(sys.argv[2]))
-    except OSError as error:
-        sys.exit(f"igb: {error.filename} cannot be read or written ({error.strerror})")
-    except InputError as error:
-        sys.exit(f"igb: {error}")

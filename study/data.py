@@ -4,8 +4,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from igb._plots import COLOURS
-from reproduction.common import Frames, markdown, rate
-from study.runs import by_batch, escaped, mean, median_step
+from reproduction.common import Frames, interval, markdown, rate
+from study.runs import by_batch, escaped, median_step
 
 NEEDS = ("losses", "architectures", "color", "classes", "fashion_mnist", "long_tail")
 LOSSES = ("ce", "pz")
@@ -37,7 +37,7 @@ def kinds(frames: Frames) -> str:
         for loss in LOSSES:
             part = rows[rows["loss"] == loss]
             start = [f"{part[one].median():.2g}" for one in ("dominance_start", "drift_ratio_start", "weight_start")]
-            accuracy = mean(part["mean_accuracy"], ".2f")
+            accuracy = interval(part["mean_accuracy"], ".2f")
             table.append([title, f"`{loss}`", *start, rate(escaped(part)), median_step(part), accuracy])
     head = ["images", "loss", "dominance", "drift ratio", "weight", "escaped", "median step", "accuracy"]
     return markdown(head, table)
@@ -52,8 +52,8 @@ def long_tail(frames: Frames) -> str:
             part = rows[(rows["loss"] == loss) & ((rows["favoured_class"] == RAREST) == is_rarest)]
             if part.empty:
                 continue
-            shares = [mean(part[name], ".2f") for name in ("favoured_early", "favoured_end")]
-            outcome = [rate(escaped(part)), median_step(part), mean(part["mean_accuracy"], ".2f")]
+            shares = [interval(part[name], ".2f") for name in ("favoured_early", "favoured_end")]
+            outcome = [rate(escaped(part)), median_step(part), interval(part["mean_accuracy"], ".2f")]
             table.append([f"`{loss}`", title, str(len(part)), *shares, *outcome])
     head = ["loss", "favoured class", "runs", "its guesses at 100", "at 300", "escaped", "median step", "accuracy"]
     return markdown(head, table)
@@ -89,5 +89,5 @@ def numbers(frames: Frames) -> dict[str, str]:
         for name, is_rarest in (("rarest", True), ("other", False)):
             part = tail[(tail["loss"] == loss) & ((tail["favoured_class"] == RAREST) == is_rarest)]
             found[f"tail_{loss}_{name}"] = rate(escaped(part)) if len(part) else "none"
-            found[f"tail_{loss}_{name}_early"] = mean(part["favoured_early"], ".2f") if len(part) else "none"
+            found[f"tail_{loss}_{name}_early"] = interval(part["favoured_early"], ".2f") if len(part) else "none"
     return found

@@ -4,11 +4,11 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
-from scipy.stats import binomtest, spearmanr
+from scipy.stats import binomtest
 
 from igb._plots import COLOURS
-from reproduction.common import Frames, markdown, rate
-from study.runs import MODELS, by_batch, escaped, mean, median_step
+from reproduction.common import Frames, interval, markdown, rate
+from study.runs import MODELS, by_batch, escaped, median_step
 
 NEEDS = ("dial", "drift", "cutoffs", "architectures")
 DIALS = {"dial": "target_dominance", "drift": "drift_ratio"}
@@ -31,7 +31,7 @@ def dials(frames: Frames) -> str:
 
 
 def _outcome(part: pd.DataFrame) -> list[str]:
-    measures = [mean(part[name], ".2f") for name in ("dominance_end", "mean_accuracy")]
+    measures = [interval(part[name], ".2f") for name in ("dominance_end", "mean_accuracy")]
     return [rate(escaped(part)), median_step(part), *measures]
 
 
@@ -84,7 +84,7 @@ def favoured(frames: Frames) -> str:
 
 
 def figure(frames: Frames) -> Figure:
-    """Dominance over the first 300 steps' end and start: a panel a dial, a point a run."""
+    """Dominance after 300 steps over dominance at initialisation: a panel a dial, a point a run."""
     drawn = Figure(figsize=(7.2, 2.7), layout="constrained")
     panels = drawn.subplots(1, 2, sharey=True)
     for axes, stage in zip(panels, DIALS, strict=True):
@@ -108,10 +108,7 @@ def numbers(frames: Frames) -> dict[str, str]:
     found = {}
     for stage, key in DIALS.items():
         rows = frames[stage]
-        found[f"{stage}_runs"] = str(len(rows))
         found[f"{stage}_escaped"] = rate(escaped(rows))
-        test = spearmanr(rows["dominance_start"], rows["dominance_end"])
-        found[f"{stage}_rank"], found[f"{stage}_p"] = f"{test.statistic:.2f}", f"{test.pvalue:.2g}"
         for value, part in rows.groupby(key):
             found[f"{stage}_escaped_{round(10 * float(value))}"] = rate(escaped(part))
     for row in winners(frames).itertuples():

@@ -4,16 +4,16 @@
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 import igb
-from igb import experiment
-from igb._checks import InputError
+from igb import _checks, experiment
+from igb._files import make_folder, replacing
 from igb.training.probe import probe_order
+from reproduction.common import one_line_exit
 
 NETWORKS: dict[str, tuple[str, ...]] = {
     "mlp": ("model=mlp",),
@@ -48,12 +48,12 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="that say where the images are")
     parser.add_argument("--seeds", type=int, default=10, help="how many, from 0")
     given = parser.parse_intermixed_args()
-    try:
-        features(given.overrides, range(given.seeds)).to_csv(given.file, index=False, float_format="%.5g")
-    except OSError as error:
-        sys.exit(f"igb: {error.filename} cannot be written ({error.strerror})")
-    except InputError as error:
-        sys.exit(f"igb: {error}")
+    with one_line_exit():
+        seeds = range(_checks.integer("--seeds", given.seeds, at_least=1))
+        make_folder(given.file.parent, exclusively=False)  # before what takes minutes
+        table = features(given.overrides, seeds)
+        with replacing(given.file) as file:
+            table.to_csv(file, index=False, float_format="%.5g")
 
 
 if __name__ == "__main__":

@@ -8,29 +8,19 @@ from matplotlib.figure import Figure
 from scipy.stats import mannwhitneyu
 
 from igb._plots import COLOURS, log_axis
-from reproduction.common import Frames, markdown, rate
-from study.runs import by_batch, escaped, mean
+from reproduction.common import Frames, interval, markdown, rate
+from study.runs import MODELS, by_batch, escaped
 
 NEEDS = ("cutoffs", "architectures", "norms", "rates", "features")
 CUTOFFS = (0.1, 0.2)
 RATE = 0.01  # of the stages that do not sweep it
-TITLES = {
-    "mlp": "MLP",
-    "cnn": "`cnn`",
-    "resnet18": "ResNet-18",
-    "none": "ResNet-18, no norm",
-    "group": "ResNet-18, group norm",
-    "resnet50": "ResNet-50",
-    "convnext": "ConvNeXt",
-    "vit": "ViT",
-}
 EDGES = (1.0, 5.0, 20.0)  # of bands of the common step
 FOUND_ON = ("mlp", "cnn")  # the networks on which the common step was found to matter; others test it
 PREDICTORS = {"common_step": "common step", "drift_ratio_start": "drift ratio", "dominance_start": "dominance"}
 
 
 def runs(frames: Frames) -> pd.DataFrame:
-    """Runs under Piecewise-zero loss by `network` and `lr`, with `common_step`: lr |mean h|^2 of the head's inputs h.
+    """Runs under Piecewise-zero loss by `network` and `lr`, with the `common_step` of their network untrained.
 
     ResNet-18 with batch norm is in `cutoffs`.
     """
@@ -44,7 +34,7 @@ def runs(frames: Frames) -> pd.DataFrame:
         *([frames["vit"].assign(network="vit", lr=RATE)] if "vit" in frames else []),
     ]
     rows = pd.concat([by_batch(part) for part in parts]).merge(frames["features"], on=["network", "seed"])
-    order = rows["network"].map(list(TITLES).index)
+    order = rows["network"].map(list(MODELS).index)
     rows = rows.assign(common_step=rows["lr"] * rows["common"], order=order)
     return rows.sort_values(["order", "cutoff", "lr"], kind="stable")
 
@@ -54,7 +44,7 @@ def trapped(frames: Frames) -> str:
     rows = runs(frames)
     table = []
     for (network, cutoff), part in rows[rows["lr"] == RATE].groupby(["network", "cutoff"], sort=False):
-        table.append([TITLES[str(network)], f"{cutoff:g}", *_row(part)])
+        table.append([MODELS[str(network)], f"{cutoff:g}", *_row(part)])
     head = ["network", "cutoff", *PREDICTORS.values(), "escaped", "accuracy"]
     return markdown(head, table)
 
@@ -64,7 +54,7 @@ def rates(frames: Frames) -> str:
     rows = runs(frames)
     rows = rows[rows["network"].isin(FOUND_ON) & (rows["cutoff"] == CUTOFFS[0])]
     table = [
-        [TITLES[str(network)], f"{lr:g}", *_row(part)]
+        [MODELS[str(network)], f"{lr:g}", *_row(part)]
         for (network, lr), part in rows.groupby(["network", "lr"], sort=False)
     ]
     return markdown(["network", "learning rate", *PREDICTORS.values(), "escaped", "accuracy"], table)
@@ -72,7 +62,7 @@ def rates(frames: Frames) -> str:
 
 def _row(part: pd.DataFrame) -> list[str]:
     start = [f"{part[one].median():.2g}" for one in PREDICTORS]
-    return [*start, rate(escaped(part)), mean(part["mean_accuracy"])]
+    return [*start, rate(escaped(part)), interval(part["mean_accuracy"], ".3f")]
 
 
 def told(rows: pd.DataFrame, predictor: str) -> float:
@@ -109,8 +99,8 @@ def bands(frames: Frames) -> str:
         part = rows[rows["common_step"].between(low, high, inclusive="left")]
         if len(part):
             title = f"{low:g} to {high:g}" if high < math.inf else f"{low:g} or more"
-            networks = ", ".join(TITLES[name] for name in part["network"].unique())
-            table.append([title, rate(escaped(part)), mean(part["mean_accuracy"], ".2f"), networks])
+            networks = ", ".join(MODELS[name] for name in part["network"].unique())
+            table.append([title, rate(escaped(part)), interval(part["mean_accuracy"], ".2f"), networks])
     return markdown(["common step", "escaped within 300 steps", "accuracy", "networks"], table)
 
 
@@ -120,7 +110,7 @@ def figure(frames: Frames) -> Figure:
     drawn = Figure(figsize=(7.2, 3.0), layout="constrained")
     panels = drawn.subplots(1, len(CUTOFFS), sharex=True, sharey=True)
     for axes, cutoff in zip(panels, CUTOFFS, strict=True):
-        for number, (network, title) in enumerate(TITLES.items()):
+        for number, (network, title) in enumerate(MODELS.items()):
             part = rows[(rows["cutoff"] == cutoff) & (rows["network"] == network)]
             if network not in set(rows["network"]):
                 continue
@@ -140,14 +130,10 @@ def numbers(frames: Frames) -> dict[str, str]:
     """What the text says of it."""
     rows = runs(frames)
     found = {}
-    for (network, cutoff), part in rows[rows["lr"] == RATE].groupby(["network", "cutoff"]):
-        found[f"escaped_{network}_{round(100 * float(cutoff))}"] = rate(escaped(part))
     for (network, lr), part in rows[rows["cutoff"] == CUTOFFS[0]].groupby(["network", "lr"]):
         found[f"rate_{network}_{lr:g}".replace(".", "")] = rate(escaped(part))
     for network, part in rows[rows["lr"] == RATE].groupby("network"):
         found |= {f"step_{network}": f"{part['common_step'].median():.2g}"}
-        found |= {f"drift_{network}": f"{part['drift_ratio_start'].median():.2g}"}
     for network, part in frames["features"].groupby("network"):
         found[f"common_{network}"] = f"{part['common'].mean():,.0f}"
-    part = rows[rows["network"].isin(FOUND_ON) & (rows["cutoff"] == CUTOFFS[0])]
-    return found | {f"told_{predictor}": f"{told(part, predictor):.2f}" for predictor in PREDICTORS}
+    return found

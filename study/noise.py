@@ -5,8 +5,8 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from igb._plots import COLOURS
-from reproduction.common import Frames, markdown, rate
-from study.runs import escaped, mean, mean_and_half
+from reproduction.common import Frames, interval, markdown, mean_and_half, rate
+from study.runs import escaped
 
 NEEDS = ("noise", "noise_warmup", "noise_classes", "noise_warmup_classes")
 TITLES = {"ce": "ce", "gce": "gce", "phuber": "phuber", "pz_smooth": "pz_smooth", "pz": "pz after an epoch of ce"}
@@ -32,9 +32,10 @@ def memorised(frames: Frames) -> str:
         best = (
             of_classes[of_classes["loss"] == loss].groupby(["seed", "epoch"])["accuracy"].mean().groupby("seed").max()
         )
-        shares = [mean(values, ".2f") for values in (part["memorised"], part["recovered"], best, part["mean_accuracy"])]
-        table.append([f"`{title.split(' ')[0]}`{title[title.find(' '):] if ' ' in title else ''}", *shares,
-                      rate(escaped(part))])  # fmt: skip
+        shares = [
+            interval(values, ".2f") for values in (part["memorised"], part["recovered"], best, part["mean_accuracy"])
+        ]
+        table.append([f"`{loss}`{title[len(loss) :]}", *shares, rate(escaped(part))])
     return markdown(["loss", "memorised", "recovered", "best accuracy", "at the end", "escaped"], table)
 
 
@@ -57,7 +58,7 @@ def first(frames: Frames) -> str:
         part = found[found["loss"] == loss]
         epochs = [1, 3, int(found["epoch"].max())]
         table.append(
-            [f"`{loss}`{title[len(loss) :]}", *(mean(part[part["epoch"] == one]["rank"], ".2f") for one in epochs)]
+            [f"`{loss}`{title[len(loss) :]}", *(interval(part[part["epoch"] == one]["rank"], ".2f") for one in epochs)]
         )
     return markdown(["loss", "after epoch 1", "after epoch 3", "at the end"], table)
 
@@ -86,9 +87,9 @@ def numbers(frames: Frames) -> dict[str, str]:
     for loss in TITLES:
         part = rows[rows["loss"] == loss]
         found |= {
-            f"noise_{loss}_{name}": mean(part[name], ".2f") for name in ("memorised", "recovered", "mean_accuracy")
+            f"noise_{loss}_{name}": interval(part[name], ".2f") for name in ("memorised", "recovered", "mean_accuracy")
         }
     early = ranks(frames)
     for loss in TITLES:
-        found[f"noise_{loss}_rank"] = mean(early[(early["loss"] == loss) & (early["epoch"] == 1)]["rank"], ".2f")
+        found[f"noise_{loss}_rank"] = interval(early[(early["loss"] == loss) & (early["epoch"] == 1)]["rank"], ".2f")
     return found

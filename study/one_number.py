@@ -9,10 +9,10 @@ from scipy.stats import spearmanr
 from sklearn.isotonic import IsotonicRegression
 
 from igb._plots import COLOURS
-from reproduction.common import Frames, markdown
-from study.runs import MODELS, by_batch, mean, mean_and_half
+from reproduction.common import Frames, interval, markdown, rate
+from study.runs import MODELS, by_batch, escaped
 
-NEEDS = ("losses", "cutoffs")
+NEEDS = ("losses",)
 NETWORKS = ("resnet18", "cnn", "mlp")
 FEWEST = 4  # seeds, of which half are predicted from the others
 WRONG_WAY = "bl"  # pushes away from the true class where its probability is small
@@ -105,7 +105,12 @@ def dead_zones(frames: Frames) -> str:
     for (network, loss), part in below(frames).groupby(["model", "loss"], sort=False):
         columns = ("weight_start", "mean_accuracy", "expected")
         table.append(
-            [MODELS[network], f"`{loss}`", *(f"{part[one].mean():.3f}" for one in columns), mean(part["below"])]
+            [
+                MODELS[network],
+                f"`{loss}`",
+                *(f"{part[one].mean():.3f}" for one in columns),
+                interval(part["below"], ".3f"),
+            ]
         )
     return markdown(["network", "loss", "weight", "accuracy", "of others at that weight", "difference"], table)
 
@@ -136,13 +141,12 @@ def figure(frames: Frames) -> Figure:
 
 def numbers(frames: Frames) -> dict[str, str]:
     """What the text says of it."""
-    found, lower = errors(frames), below(frames)
+    found, lower, rows = errors(frames), below(frames), runs(frames)
     accuracy = found[found["measure"] == "mean_accuracy"].groupby("network")[list(WAYS)].mean()
     worst = lower.groupby(["model", "loss"])["below"].mean()
-    average, _ = mean_and_half(lower[lower["loss"] == "pz"]["below"])
     return {
-        "runs_losses": f"{len(runs(frames)):,}",
         **{f"error_{network}_{way}": f"{accuracy.loc[network, way]:.3f}" for network in accuracy.index for way in WAYS},
         **{f"below_{network}_{loss}": f"{value:+.3f}" for (network, loss), value in worst.items()},
-        "below_pz": f"{average:+.3f}",
+        "left_ce": rate(escaped(rows[rows["loss"] == "ce"])),
+        "left_mlp": rate(escaped(rows[(rows["loss"] != WRONG_WAY) & (rows["model"] == "mlp")])),
     }

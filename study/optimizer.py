@@ -4,8 +4,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from igb._plots import COLOURS
-from reproduction.common import Frames, markdown, rate
-from study.runs import by_batch, escaped, mean, median_step
+from reproduction.common import Frames, interval, markdown, rate
+from study.runs import by_batch, escaped, median_step
 
 NEEDS = ("losses", "adam")
 LOSSES = ("ce", "gce", "mae", "pz")
@@ -25,7 +25,7 @@ def optimizers(frames: Frames) -> str:
         for name, rows in found.items():
             part = rows[rows["loss"] == loss]
             start = f"{part['weight_start'].mean():.2g}"
-            accuracy = mean(part["mean_accuracy"])
+            accuracy = interval(part["mean_accuracy"], ".3f")
             table.append([f"`{loss}`", start, name, rate(escaped(part)), median_step(part), accuracy])
     return markdown(["loss", "weight", "optimizer", "escaped", "median step", "accuracy"], table)
 
@@ -49,6 +49,6 @@ def numbers(frames: Frames) -> dict[str, str]:
     for name, rows in runs(frames).items():
         for loss in LOSSES:
             part = rows[rows["loss"] == loss]
-            found[f"{name.lower()}_{loss}"] = mean(part["mean_accuracy"])
+            found[f"{name.lower()}_{loss}"] = interval(part["mean_accuracy"], ".3f")
             found[f"{name.lower()}_{loss}_escaped"] = rate(escaped(part))
     return found

@@ -4,8 +4,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from igb._plots import COLOURS
-from reproduction.common import Frames, markdown, rate
-from study.runs import MODELS, by_batch, escaped, mean, mean_and_half, median_step
+from reproduction.common import Frames, interval, markdown, mean_and_half, rate
+from study.runs import MODELS, by_batch, escaped, median_step
 
 NEEDS = ("remedy_none", "remedy_ce")
 TITLES = {
@@ -40,7 +40,7 @@ def ranked(frames: Frames) -> str:
         order = rows.groupby("remedy")["mean_accuracy"].mean().sort_values().index
         for remedy in order:
             part = rows[rows["remedy"] == remedy]
-            accuracy = mean(part["mean_accuracy"], ".2f")
+            accuracy = interval(part["mean_accuracy"], ".2f")
             table.append([MODELS[str(model)], TITLES[remedy], rate(escaped(part)), median_step(part), accuracy])
     return markdown(["network", "remedy", "escaped", "median step", "accuracy after 3 epochs"], table)
 
@@ -70,5 +70,5 @@ def numbers(frames: Frames) -> dict[str, str]:
     found: dict[str, str] = {}
     for (model, name), part in runs(frames).groupby(["model", "remedy"]):
         key = f"{name}_{model}".replace("0.", "")
-        found |= {f"{key}_escaped": rate(escaped(part)), f"{key}_accuracy": mean(part["mean_accuracy"], ".2f")}
+        found |= {f"{key}_escaped": rate(escaped(part)), f"{key}_accuracy": interval(part["mean_accuracy"], ".2f")}
     return found

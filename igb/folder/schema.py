@@ -73,8 +73,8 @@ TRAIN = {
 }
 LOSS_CURVE = {
     "from_epoch": "first epoch, counted from 0, that trains with this loss",
-    "name": "its class",
-    "p_y": "probability of the true class; of a loss of all classes the others share the rest alike",
+    "name": "the loss; of one that depends on all classes also the line along which p_y goes",
+    "p_y": "probability of the true class",
     "loss": "its value",
     "gradient": "its derivative with respect to the logit of the true class",
     "weight": "what it lets through, -gradient / (1 - p_y)",

@@ -28,7 +28,7 @@ def test_every_stage_is_a_sweep_and_every_sweep_a_stage():
 def test_every_stage_is_a_valid_config(stage):
     parts = experiment.build(experiment.compose(f"experiment=study/{stage}", "data=digits"))
     assert parts.probe.images == 500
-    assert {"seed"} < set(keys(stage)) or stage == "vit"
+    assert {"seed"} < set(keys(stage))
 
 
 @pytest.mark.slow

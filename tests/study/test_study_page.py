@@ -6,6 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from igb._paths import config_folder
+from reproduction import verdicts
 from reproduction.common import rate, read
 from study import data, dial, networks, noise, one_number, page, remedies, runs
 from study.collect import STAGES, column
@@ -44,7 +45,7 @@ def _typed(text):
 @pytest.fixture(scope="module")
 def frames():
     found = {stage: made(stage) for stage in STAGES}
-    seeds = pd.MultiIndex.from_product([networks.TITLES, range(4)], names=["network", "seed"]).to_frame(index=False)
+    seeds = pd.MultiIndex.from_product([runs.MODELS, range(4)], names=["network", "seed"]).to_frame(index=False)
     found["features"] = seeds.assign(common=100.0)
     for stage in ("noise", "noise_warmup"):
         of_runs = found[stage][["seed", "loss", "batch_norm"]]
@@ -76,11 +77,11 @@ def test_a_hypothesis_without_runs_is_open(frames):
     few = {name: frame for name, frame in frames.items() if name != "rates"}
     tables, numbers = page.parts(few)
     assert "open" in tables["trapped"]
-    assert "told_common_step" not in numbers
+    assert "step_cnn" not in numbers
     rows = tables["verdicts"].splitlines()[2:]
     assert [page.OPEN in row for row in rows] == [verdict.module is page.networks for verdict in page.VERDICTS]
-    text = page.fill("<!--=told_common_step--><!--/-->", tables, numbers)
-    assert text == "<!--=told_common_step-->(open)<!--/-->"
+    text = page.fill("<!--=step_cnn--><!--/-->", tables, numbers)
+    assert text == "<!--=step_cnn-->(open)<!--/-->"
 
 
 @pytest.mark.slow
@@ -91,11 +92,11 @@ def test_figures_are_drawn(frames, tmp_path):
     }  # fmt: skip
 
 
-def test_verdicts_are_short():
-    for one in page.VERDICTS:
+def test_verdicts_are_short_and_say_yes_no_or_how_far():
+    for one in (*verdicts.VERDICTS, *page.VERDICTS):
         assert len(one.verdict.split()) <= 25
         assert len(one.short.split()) <= 12
-        assert one.answer in ("Yes", "In part", "No", "Open")
+        assert one.answer in ("Yes", "In part", "Seen once", "No")
 
 
 def test_rates_have_exact_intervals():

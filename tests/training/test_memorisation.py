@@ -12,6 +12,7 @@ from igb.data.sources import Digits
 from igb.report import summarize_classes
 from igb.report.runs import read_run
 from igb.training.memorisation import COLUMNS, Labelled, memorisation
+from igb.training.records import Records
 from tests.conftest import tiny_run
 
 OPTIONS = ("probe=log", "probe.points=12", "probe.images=20", "noise=symmetric", "noise.images=100")
@@ -93,6 +94,25 @@ def test_a_run_with_noise_records_them_at_every_probe(tmp_path):
     file.write_text(file.read_text()[:-20])  # cut off within the last probe
     assert read_run(folder).table("memorised", "batch").index.tolist() == table["step"].unique().tolist()[:-1]
     assert not (tiny_run(tmp_path / "clean", *OPTIONS[:3], "trainer.max_steps=1") / "memorisation.csv").exists()
+
+
+def test_a_run_that_had_no_file_of_classes_has_one_from_where_it_resumes(tmp_path, monkeypatch):
+    """As an earlier version left it."""
+    whole = tiny_run(tmp_path / "whole", *OPTIONS, "trainer.max_epochs=2")
+    state = Records.records_state
+    with monkeypatch.context() as before:
+        before.setattr(
+            Records, "records_state",
+            lambda self: {name: size for name, size in state(self).items() if name != "memorisation_classes"},
+        )  # fmt: skip
+        parts = tiny_run(tmp_path / "parts", *OPTIONS, "trainer.max_epochs=1")
+    (parts / "memorisation_classes.csv").unlink()
+    tiny_run(tmp_path / "parts", *OPTIONS, "trainer.max_epochs=2")
+    for name in ("memorisation", "metrics"):
+        assert (whole / f"{name}.csv").read_bytes() == (parts / f"{name}.csv").read_bytes()
+    table, all_steps = (pd.read_csv(run / "memorisation_classes.csv") for run in (parts, whole))
+    later = all_steps[all_steps["step"] >= table["step"].min()].reset_index(drop=True)
+    pd.testing.assert_frame_equal(table, later)
 
 
 def test_they_resume_to_the_same_numbers_and_change_none_of_the_training(tmp_path):
