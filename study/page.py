@@ -76,17 +76,22 @@ def parts(frames: Frames) -> tuple[dict[str, str], dict[str, str]]:
     tables = {"runs": costs(frames)}
     numbers: dict[str, str] = {}
     for module, functions in TABLES.items():
-        has_runs = set(module.NEEDS) <= set(frames)
+        has_runs = _has_runs(module, frames)
         tables |= {one.__name__: one(frames) if has_runs else f"*({OPEN})*" for one in functions}
         numbers |= module.numbers(frames) if has_runs else {}
     rows = []
     for one in VERDICTS:
-        known = set(one.module.NEEDS) <= set(frames)
-        rows.append([one.claim, one.verdict, one.number.format(**numbers)] if known else [one.claim, OPEN, ""])
+        known = [one.verdict, one.number.format(**numbers)] if _has_runs(one.module, frames) else [OPEN, ""]
+        rows.append([one.claim, *known])
     of_front_page = {"findings": in_short(verdicts.VERDICTS), "study_findings": in_short(VERDICTS)}
-    if any(not set(module.NEEDS) <= set(frames) for module in TABLES):
+    if not all(_has_runs(module, frames) for module in TABLES):
         numbers = _Open(numbers)
     return {**tables, **of_front_page, "verdicts": markdown(["question", "answer", "numbers"], rows)}, numbers
+
+
+def _has_runs(module: ModuleType, frames: Frames) -> bool:
+    """Whether the runs of a hypothesis are there, and of the first one seeds enough to predict some from others."""
+    return set(module.NEEDS) <= set(frames) and (module is not one_number or len(one_number.runs(frames)) > 0)
 
 
 class _Open(dict[str, str]):
@@ -112,7 +117,7 @@ def draw(folder: Path, frames: Frames) -> None:
     """Draw the figure of each hypothesis whose CSV files are there."""
     with mpl.rc_context(STYLE):
         for module in TABLES:
-            if set(module.NEEDS) <= set(frames):
+            if _has_runs(module, frames):
                 module.figure(frames).savefig(folder / f"{module.__name__.rpartition('.')[2]}.png", dpi=150)
 
 

@@ -99,6 +99,14 @@ def test_verdicts_are_short_and_say_yes_no_or_how_far():
         assert one.answer in ("Yes", "In part", "Seen once", "No")
 
 
+def test_a_stage_of_too_few_seeds_leaves_its_hypothesis_open(frames, tmp_path):
+    few = {"losses": frames["losses"].query("seed == 0")}
+    tables, _ = page.parts(few)
+    assert "open" in tables["prediction"]
+    page.draw(tmp_path, few)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_rates_have_exact_intervals():
     assert rate([True] * 10) == "10 of 10 (69 to 100 %)"  # 1 - 0.025^(1/10) and above
     assert rate([False] * 5) == "0 of 5 (0 to 52 %)"
