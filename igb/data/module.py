@@ -23,7 +23,9 @@ from igb.data.scaling import SCALINGS, affine
 from igb.training.stopping import SIGNALS
 
 # Options that do not change the decoded images.
-SERVING = {"batch_size", "scaling", "seed", "cache_dir", "trainer", "memory", "workers", "imbalance", "modulo"}
+SERVING = {
+    "batch_size", "scaling", "seed", "cache_dir", "trainer", "memory", "workers", "fraction", "imbalance", "modulo"
+}  # fmt: skip
 MEMORIES = ("auto", "device", "host", "map")
 
 
@@ -45,9 +47,10 @@ class ImageData(pl.LightningDataModule):
         memory: where training images are: `device`, in the memory of the trainer's device; `host`, in that of the
             machine; `map`, in the cache's files, of which each batch is read by itself. `auto` maps more than 2 GiB of
             images and puts others on the device. Batches are the same.
+        fraction: of the training images of each class, from 0 to 1, those that are trained with, at least one. Which
+            they are is the same for every seed, and a larger fraction has those of a smaller; scaling is by all images.
         imbalance: how many times more images the first class trains with than the last, at least 1; the part of its
-            images that class k keeps falls exponentially with k (Y. Cui et al., arXiv 1901.05555). Which are kept is
-            the same for every seed; scaling is by all images.
+            images that class k keeps falls exponentially with k (Y. Cui et al., arXiv 1901.05555), from `fraction`.
         modulo: joins classes: of label k, the label is k mod this number, less than that of the source's classes.
         workers: processes of `map` that read batches ahead; 0 reads them when they are needed.
     """
@@ -70,6 +73,7 @@ class ImageData(pl.LightningDataModule):
         color: bool = False,
         memory: str = "auto",
         workers: int = 2,
+        fraction: float = 1.0,
         imbalance: float = 1.0,
         modulo: int | None = None,
     ) -> None:
@@ -82,6 +86,7 @@ class ImageData(pl.LightningDataModule):
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else platformdirs.user_cache_path("igb")
         self.memory = _checks.choice("memory", memory, MEMORIES)
         self.workers = _checks.integer("workers", workers, at_least=0)
+        self.fraction = _checks.number("fraction", fraction, at_least=0, at_most=1)
         self.imbalance = _checks.number("imbalance", imbalance, at_least=1)
         self.modulo = modulo  # `classes` checks it, once the source has said which it has
         if memory == "map" and not self._is_cached:
@@ -124,13 +129,14 @@ class ImageData(pl.LightningDataModule):
 
     def _kept(self) -> Tensor:
         """The indices of the training images that are served, in their order."""
-        if self.imbalance == 1:
+        if self.fraction == self.imbalance == 1:
             return torch.arange(len(self.train_labels))
         order = torch.randperm(len(self.train_labels), generator=torch.Generator().manual_seed(0))
         classes, parts = len(self.classes), []
         for k in range(classes):
             members = order[self.train_labels[order] == k]
-            parts.append(members[: max(1, round(len(members) * self.imbalance ** (-k / (classes - 1))))])
+            share = self.fraction * self.imbalance ** (-k / (classes - 1))
+            parts.append(members[: max(1, round(len(members) * share))])
         return torch.cat(parts).sort().values
 
     @property

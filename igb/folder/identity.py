@@ -34,8 +34,8 @@ ROLES = {
 # Keys of older options that came after schema 1 and may not differ, and the value that stands for what a run did before
 # there was such a key. Those that are null by default need none: null and no such key are the same.
 OLD_CONFIG_DEFAULTS: dict[str, Any] = {
-    "data.color": False, "data.fit": "stretch", "data.imbalance": 1.0, "init.calibrate": False, "init.center": False,
-    "init.draws": 100, "init.tolerance": 0.05,
+    "data.color": False, "data.fit": "stretch", "data.fraction": 1.0, "data.imbalance": 1.0, "init.calibrate": False,
+    "init.center": False, "init.draws": 100, "init.tolerance": 0.05,
     "loss.ramp_epochs": 0, "noise_seed": "${seed}", "schedule._target_": "igb.training.rates.constant",
     "trainer.num_nodes": 1,
 }  # fmt: skip

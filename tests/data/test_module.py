@@ -412,6 +412,22 @@ def test_a_tail_of_classes_is_exponential_and_the_same_for_every_seed(digits):
     assert sum(len(chunk) for chunk in data.shuffled(100, torch.device("cpu"))) == sum(counts)
 
 
+def test_a_fraction_of_every_class_is_served_the_same_for_every_seed(digits):
+    fifth, half = Digits(fraction=0.2, seed=1), Digits(fraction=0.5)
+    for each in (fifth, half):
+        each.setup()
+    whole = digits.train_labels.bincount().tolist()
+    assert fifth.train_labels[fifth.kept].bincount().tolist() == [round(0.2 * n) for n in whole]
+    assert set(fifth.kept.tolist()) < set(half.kept.tolist())
+    tail = Digits(fraction=0.5, imbalance=20)
+    tail.setup()
+    assert tail.train_labels[tail.kept].bincount().tolist() == [
+        round(0.5 * n * 20 ** (-k / 9)) for k, n in enumerate(whole)
+    ]
+    with pytest.raises(InputError, match=r"fraction=1\.5 must be a finite number from 0 to 1"):
+        Digits(fraction=1.5)
+
+
 def test_without_a_tail_all_images_are_served(digits):
     assert torch.equal(digits.kept, torch.arange(1437))
     with pytest.raises(InputError, match=r"imbalance=0\.5 must be a finite number of at least 1"):
