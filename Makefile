@@ -20,7 +20,7 @@ THEORY := docs/theory
 THEORY_PAGE := docs/theory.md
 # The stages of the study, where their runs go, the folder of its tables, and the pages; OVERRIDES are of them all,
 # FEATURES is `--seeds 1` to measure fewer untrained networks.
-STUDY := losses cutoffs architectures vit rates norms dial drift center color classes fashion_mnist long_tail adam noise noise_warmup remedy_none remedy_ce remedy_warmup remedy_ramp remedy_rate remedy_calibrate remedy_center remedy_smooth remedy_cutoff
+STUDY := losses cutoffs architectures vit rates norms dial drift center color classes fashion_mnist long_tail adam noise noise_warmup remedy_none remedy_ce remedy_warmup remedy_ramp remedy_rate remedy_low_rate remedy_calibrate remedy_center remedy_smooth remedy_cutoff
 STUDY_SWEEPS := multirun/study
 STUDY_TABLES := docs/study
 STUDY_PAGES := docs/study.md docs/advice.md README.md

@@ -23,7 +23,8 @@ from reproduction.common import one_line_exit
 STAGES = (
     "losses", "cutoffs", "architectures", "vit", "rates", "norms", "dial", "drift", "center", "color", "classes",
     "fashion_mnist", "long_tail", "adam", "noise", "noise_warmup", "remedy_none", "remedy_ce", "remedy_warmup",
-    "remedy_ramp", "remedy_rate", "remedy_calibrate", "remedy_center", "remedy_smooth", "remedy_cutoff",
+    "remedy_ramp", "remedy_rate", "remedy_low_rate", "remedy_calibrate", "remedy_center", "remedy_smooth",
+    "remedy_cutoff",
 )  # fmt: skip
 EARLY = 100  # the probe next to this step is shown beside the last one
 OF_SUMMARY = (

@@ -5,50 +5,59 @@ from matplotlib.figure import Figure
 
 from igb._plots import COLOURS
 from reproduction.common import Frames, interval, markdown, rate
-from study.runs import by_batch, escaped, median_step
+from study.runs import MODELS, by_batch, escaped, median_step
 
 NEEDS = ("losses", "adam")
 LOSSES = ("ce", "gce", "mae", "pz")
+COLOUR = {"SGD": COLOURS[0], "Adam": COLOURS[6]}
 
 
-def runs(frames: Frames) -> dict[str, pd.DataFrame]:
-    """The runs of ResNet-18 with each optimizer."""
-    losses = frames["losses"]
-    rows = {"SGD": losses[(losses["model"] == "resnet18") & losses["loss"].isin(LOSSES)], "Adam": frames["adam"]}
-    return {name: by_batch(some) for name, some in rows.items()}
+def runs(frames: Frames) -> pd.DataFrame:
+    """The runs of both optimizers, of the networks that both have, with the `optimizer` of each."""
+    losses, adam = by_batch(frames["losses"]), by_batch(frames["adam"])
+    sgd = losses[losses["loss"].isin(LOSSES) & losses["model"].isin(adam["model"].unique())]
+    return pd.concat([sgd.assign(optimizer="SGD"), adam.assign(optimizer="Adam")])
 
 
 def optimizers(frames: Frames) -> str:
-    """What becomes of each loss with each optimizer."""
-    found, table = runs(frames), []
-    for loss in LOSSES:
-        for name, rows in found.items():
-            part = rows[rows["loss"] == loss]
-            start = f"{part['weight_start'].mean():.2g}"
-            accuracy = interval(part["mean_accuracy"], ".3f")
-            table.append([f"`{loss}`", start, name, rate(escaped(part)), median_step(part), accuracy])
-    return markdown(["loss", "weight", "optimizer", "escaped", "median step", "accuracy"], table)
+    """What becomes of each network and loss with each optimizer."""
+    rows, table = runs(frames), []
+    for model in (name for name in MODELS if name in set(rows["model"])):
+        for loss in LOSSES:
+            of_both = rows[(rows["model"] == model) & (rows["loss"] == loss)]
+            row = [MODELS[model], f"`{loss}`", f"{of_both['weight_start'].mean():.2g}"]
+            for name in COLOUR:
+                part = of_both[of_both["optimizer"] == name]
+                row += [rate(escaped(part)), median_step(part), interval(part["mean_accuracy"], ".2f")]
+            table.append(row)
+    head = ["network", "loss", "weight"]
+    for name in COLOUR:
+        head += [f"{name}: escaped", "median step", "accuracy"]
+    return markdown(head, table)
 
 
 def figure(frames: Frames) -> Figure:
-    """Accuracy after 300 steps of every run, by loss and optimizer."""
-    drawn = Figure(figsize=(5.2, 2.6), layout="constrained")
-    axes = drawn.subplots()
-    for shift, colour, (name, rows) in zip((-0.12, 0.12), (COLOURS[0], COLOURS[6]), runs(frames).items(), strict=True):
-        place = rows["loss"].map(LOSSES.index) + shift
-        axes.plot(place, rows["mean_accuracy"], "o", color=colour, markersize=3.5, alpha=0.7, label=name)
-    axes.axhline(0.1, color="0.8", linewidth=0.6, zorder=0)
-    axes.set(xticks=range(len(LOSSES)), xticklabels=LOSSES, ylabel="accuracy after 300 steps", ylim=(0, None))
-    drawn.legend(loc="outside right center", frameon=False)
+    """Accuracy after 300 steps of every run, by loss and optimizer: a panel a network."""
+    rows = runs(frames)
+    models = [name for name in MODELS if name in set(rows["model"])]
+    drawn = Figure(figsize=(7.2, 2.6), layout="constrained")
+    panels = drawn.subplots(1, len(models), sharey=True, squeeze=False)[0]
+    for axes, model in zip(panels, models, strict=True):
+        for shift, (name, colour) in zip((-0.12, 0.12), COLOUR.items(), strict=True):
+            part = rows[(rows["model"] == model) & (rows["optimizer"] == name)]
+            place = part["loss"].map(LOSSES.index) + shift
+            axes.plot(place, part["mean_accuracy"], "o", color=colour, markersize=3.5, alpha=0.7, label=name)
+        axes.axhline(0.1, color="0.8", linewidth=0.6, zorder=0)
+        axes.set(title=MODELS[model].strip("`"), xticks=range(len(LOSSES)), xticklabels=LOSSES, ylim=(0, None))
+    panels[0].set_ylabel("accuracy after 300 steps")
+    drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     return drawn
 
 
 def numbers(frames: Frames) -> dict[str, str]:
     """What the text says of it."""
-    found = {}
-    for name, rows in runs(frames).items():
-        for loss in LOSSES:
-            part = rows[rows["loss"] == loss]
-            found[f"{name.lower()}_{loss}"] = interval(part["mean_accuracy"], ".3f")
-            found[f"{name.lower()}_{loss}_escaped"] = rate(escaped(part))
+    found: dict[str, str] = {}
+    for (name, model, loss), part in runs(frames).groupby(["optimizer", "model", "loss"]):
+        key = f"{str(name).lower()}_{model}_{loss}"
+        found |= {key: interval(part["mean_accuracy"], ".2f"), f"{key}_escaped": rate(escaped(part))}
     return found

@@ -17,6 +17,7 @@ TITLES = {
     "remedy_smooth": "smooth cutoff",
     "remedy_ramp": "ramp in epoch 1",
     "remedy_rate": "learning rate rises in epoch 1",
+    "remedy_low_rate": "learning rate 0.001",
     "remedy_warmup": "cross-entropy in epoch 1",
     "remedy_ce": "cross-entropy throughout",
 }
