@@ -24,7 +24,7 @@ from igb.report.regime import MEASURES, RegimeMap
 from igb.report.runs import OVERALL, Run
 from igb.report.settings import Curves, Panel, Setting
 from igb.report.summary import COLUMN_HELP
-from igb.report.verdict import answer
+from igb.report.verdict import answer, of_theory, of_wrong_labels
 
 ASSETS = Path(__file__).parent / "assets"
 KEPT_FIRST = 10  # batches that thinning always keeps
@@ -42,6 +42,24 @@ EXPLORED = {
     "gradient_share": "share of the class in the gradient norm",
     "weight": "weight: what the loss lets through of the gradient of cross-entropy",
     "drift_ratio": "drift ratio: how far the class's mean logit is from that of all, in variances of logits",
+}
+# What the page explains where a pointer or the keyboard rests on the word.
+TERMS = {
+    "guess": "The class that a network assigns to an image, that of its largest output.",
+    "escaped": "From some probe to the last, no class took {threshold:g} % or more of all guesses.",
+    "p̄": "The probability that the network gives a class, as a mean over test images of that class. 1 / number of "
+    "classes is chance.",
+    "initialisation": "Before the first step of training. Nothing has been learned, so that any preference for a class "
+    "is the network's own.",
+    "setting": "Runs that differ in nothing but their seeds.",
+    "gradient": "That of the loss with respect to the outputs of the network; an image without one teaches nothing.",
+    "weight": "What a loss lets through of the gradient of cross-entropy: 1 is all, 0 nothing, below 0 the wrong way.",
+    "p_y": "The probability that the network gives the true class of an image.",
+    "dominance": "The share of all guesses that the most guessed class takes.",
+    "drift ratio": "Variance of the classes' mean logits over that of a logit from image to image; the larger, the "
+    "stronger the bias.",
+    "escape step": "The first probe from which no class takes {threshold:g} % or more of all guesses to the end.",
+    "memorised": "A wrong label that the network has come to predict.",
 }
 
 
@@ -72,7 +90,9 @@ def write_page(
         },
         label_colours=_label_colours(),
         scatters=scatters(panels, threshold),
-        noisy=any(panel.has_wrong_labels for panel in panels),
+        of_wrong_labels=of_wrong_labels(panels),
+        of_theory=of_theory(panels),
+        terms={name: text.format(threshold=100 * threshold) for name, text in TERMS.items()},
         initial={align: [_initial(panel.aligned(align)) for panel in panels] for align in _alignments(panels)},
         tables=[_table(title, table) for title, table in tables],
         help={name: text.format(threshold=threshold) for name, text in COLUMN_HELP.items()},

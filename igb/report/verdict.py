@@ -24,43 +24,51 @@ NO_CLASS = "No class is favoured: the outputs at initialisation are equal."
 
 
 def answer(panels: Sequence[Panel], threshold: float) -> list[tuple[str, str]]:
-    """The title of each panel, and a few sentences about it."""
+    """The title of each panel, and at most three sentences about it: what became of its guess, why, how accurate."""
     return [
         (
-            panel.title.replace("\n", " "),
-            " ".join(
-                (
-                    _of_one(panel.runs[0], panel.mode, threshold)
-                    if len(panel.runs) == 1
-                    else _of_several(panel, threshold),
-                    *_of_wrong_labels(panel),
-                    *_of_theory(panel),
-                )
-            ),
+            _title(panel),
+            _of_one(panel.runs[0], panel.mode, threshold) if len(panel.runs) == 1 else _of_several(panel, threshold),
         )
         for panel in panels
     ]
 
 
-def _of_wrong_labels(panel: Panel) -> list[str]:
-    if not panel.has_wrong_labels:
-        return []
-    memorised, recovered = (
-        _interval([run.overall(f"wrong.{column}", panel.mode).iloc[-1] for run in panel.runs])
-        for column in ("predicted_given", "predicted_true")
-    )
-    return [
-        f"Of the training images with wrong labels, {memorised} are predicted as labelled at the end, {recovered} as "
-        "what they are."
-    ]
+def of_wrong_labels(panels: Sequence[Panel]) -> list[tuple[str, str]]:
+    """The title of each panel of runs on wrong labels, and what became of those labels."""
+    found = []
+    for panel in panels:
+        if panel.has_wrong_labels:
+            memorised, recovered = (
+                _interval([run.overall(f"wrong.{column}", panel.mode).iloc[-1] for run in panel.runs])
+                for column in ("predicted_given", "predicted_true")
+            )
+            text = f"Of the training images with wrong labels, {memorised} are predicted as labelled at the end"
+            found.append((_title(panel), f"{text}, {recovered} as what they are."))
+    return found
 
 
-def _of_theory(panel: Panel) -> list[str]:
+def of_theory(panels: Sequence[Panel]) -> list[tuple[str, str]]:
+    """The title of each panel that the mean-field theory covers, and what it expects."""
     return [
-        f"The mean-field theory expects a drift ratio of {found.drift_ratio:.3g} at initialisation, and with it "
-        f"{share(found.dominance)} of all guesses for the most guessed class, as a mean over networks."
+        (
+            _title(panel),
+            f"Expected are a drift ratio of {found.drift_ratio:.3g} at initialisation, and with it "
+            f"{share(found.dominance)} of all guesses for the most guessed class, as a mean over networks.",
+        )
+        for panel in panels
         for found in predictions([panel])
     ]
+
+
+def _title(panel: Panel) -> str:
+    return panel.title.replace("\n", " ")
+
+
+def _sentence(*clauses: str) -> str:
+    """One sentence of those clauses that say something; none if all are empty."""
+    text = "; ".join(filter(None, clauses))
+    return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
 def left_step(guesses: pd.DataFrame, favoured: int, threshold: float) -> int | None:
@@ -104,46 +112,49 @@ def _of_one(run: Run, mode: str, threshold: float) -> str:
     left, escape = left_step(guesses, first, threshold), escape_step(guesses, threshold)
     later = _dominant_classes(guesses, left or 0, threshold)
     others = " and ".join(filter(None, [", ".join(names[k] for k in later[:-1]), *(names[k] for k in later[-1:])]))
+    outcome = []
     if start < threshold:
-        text = f"It had no dominant class at initialisation (the most guessed, {names[first]}, took {share(start)})."
+        outcome.append(
+            f"it had no dominant class at initialisation (the most guessed, {names[first]}, took {share(start)})"
+        )
         if others and isinstance(escape, int):
-            text += f" Later {others} had {share(threshold)} or more for a while, until {at(escape)} were done."
+            outcome.append(f"later {others} had {share(threshold)} or more for a while, until {at(escape)} were done")
     elif left is None and np.isfinite(end):
-        still = share(guesses[first].iloc[-1])
-        text = f"One class, {names[first]}, still takes {still} of all guesses after {at(last)}."
-        if (most := int(guesses.iloc[-1].idxmax())) != first:
-            text += f" {names[most]} takes {share(end)}."
+        still = (
+            f"one class, {names[first]}, still takes {share(guesses[first].iloc[-1])} of all guesses after {at(last)}"
+        )
+        most = int(guesses.iloc[-1].idxmax())
+        outcome.append(still + (f", and {names[most]} takes {share(end)}" if most != first else ""))
     elif left is None:
-        text = f"It did not leave its initial class, {names[first]} ({share(start)} of all guesses at initialisation)."
+        outcome.append(
+            f"it did not leave its initial class, {names[first]} ({share(start)} of all guesses at initialisation)"
+        )
     else:
-        text = f"It left its initial class, {names[first]} ({share(start)} of all guesses at initialisation), after "
-        text += f"{at(left)}."
+        initial = f"its initial class, {names[first]} ({share(start)} of all guesses at initialisation)"
+        outcome.append(f"it left {initial}, after {at(left)}")
         if isinstance(escape, int) and escape > left and others:
-            text += f" Until {at(escape)} were done, {others} took {share(threshold)} or more at times."
-    also = _active_share([run], mode, 0, "had")
+            outcome.append(f"until {at(escape)} were done, {others} took {share(threshold)} or more at times")
+    why = [_active_share([run], mode, 0, "had")]
     if not np.isfinite(end):
-        text += f" Its outputs after {at(last)} are not finite."
+        outcome.append(f"its outputs after {at(last)} are not finite")
     elif isinstance(escape, Censored) and (left is not None or start < threshold):
         number = int(guesses.iloc[-1].idxmax())
-        back = "It came back to it" if number == first and start >= threshold else "One class dominates"
-        text += f" {back}: {names[number]} takes {share(end)} of all guesses after {at(last)}."
+        back = "it came back to it" if number == first and start >= threshold else "one class dominates"
+        outcome.append(f"{back}: {names[number]} takes {share(end)} of all guesses after {at(last)}")
     if np.isfinite(end) and isinstance(escape, Censored):
-        also = " ".join([_active_share([run], mode, -1, "have"), _no_pull(run)])
-    return " ".join(filter(None, (text, also.strip(), _ended(run, mode))))
+        why = [_active_share([run], mode, -1, "have"), _no_pull(run)]
+    return " ".join(filter(None, (_sentence(*outcome), _sentence(*why), _ended(run, mode))))
 
 
 def _of_equal_outputs(run: Run, mode: str, threshold: float) -> str:
     guesses = run.table("guess_fraction", mode)
     sentences, end, last = [NO_CLASS], float(guesses.iloc[-1].max(skipna=False)), int(guesses.index[-1])
+    after = f"after {when(last, run.steps_per_epoch)}"
     if not np.isfinite(end):
-        sentences.append(f"Its outputs after {when(last, run.steps_per_epoch)} are not finite.")
+        sentences.append(_sentence(f"its outputs {after} are not finite"))
     elif last > 0 and end >= threshold and (most := most_guessed(guesses.iloc[-1])) is not None:
-        sentences += [
-            f"After {when(last, run.steps_per_epoch)} one class, {run.class_names[most]}, takes {share(end)} of all "
-            "guesses.",
-            _active_share([run], mode, -1, "have"),
-            _no_pull(run),
-        ]
+        found = f"{after} one class, {run.class_names[most]}, takes {share(end)} of all guesses"
+        sentences.append(_sentence(found, _active_share([run], mode, -1, "have"), _no_pull(run)))
     return " ".join(filter(None, [*sentences, _ended(run, mode)]))
 
 
@@ -171,37 +182,35 @@ def _of_several(panel: Panel, threshold: float) -> str:
     finite = [value for value in start if np.isfinite(value)]
     if not finite:
         return "The outputs at initialisation are not finite."
-    sentences = [f"At initialisation the most guessed class takes {_interval(finite)} of all guesses{where}."]
+    initial = f"At initialisation the most guessed class takes {_interval(finite)} of all guesses{where}."
     if all(equal):
-        sentences = [NO_CLASS]
+        initial = NO_CLASS
     if max(map(len, tables)) == 1:
-        return sentences[0]
-    sentences.append(_active_share(runs, mode, 0, "had") if not all(equal) else "")
+        return initial
     left = [
         step for number in biased if (step := left_step(tables[number], favoured[number] or 0, threshold)) is not None
     ]
+    outcome = []
     if biased:
-        which = f"{len(left)} of {len(biased)}" if left else f"None of {len(biased)}"
-        sentences.append(f"{which} runs left that class{f', {_after(left, spe)}' if left else ''}.")
+        which = f"{len(left)} of {len(biased)}" if left else f"none of {len(biased)}"
+        outcome.append(f"{which} runs left that class{f', {_after(left, spe)}' if left else ''}")
     escaped = [event_time for number in biased if isinstance(event_time := escapes[number], int)]
     if escaped and sorted(escaped) != sorted(left):
         which = f"{len(escaped)} of {len(biased)} runs"
-        sentences.append(f"{which} stay under {share(threshold)} in any class {_after(escaped, spe)}.")
+        outcome.append(f"{which} stay under {share(threshold)} in any class {_after(escaped, spe)}")
+    why = [_active_share(runs, mode, 0, "had") if not all(equal) else ""]
     trapped = [number for number in range(every) if end[number] >= threshold]
     if trapped:
         at_end = _interval([end[number] for number in trapped])
         same = sum(favoured[number] == most_guessed(tables[number].iloc[-1]) for number in trapped)
         which = "" if all(equal) else f", the one favoured at the start in {same} of {len(trapped)},"
-        sentences.append(
-            f"At the end one class{which} takes {at_end} of all guesses in {len(trapped)} of {every} runs."
-        )
-        sentences += [_active_share([runs[number] for number in trapped], mode, -1, "have"), _no_pull(runs[trapped[0]])]
+        outcome.append(f"at the end one class{which} takes {at_end} of all guesses in {len(trapped)} of {every} runs")
+        why = [_active_share([runs[number] for number in trapped], mode, -1, "have"), _no_pull(runs[trapped[0]])]
     if broken := sum(not np.isfinite(value) for value in end):
-        sentences.append(f"In {broken} of {every} runs the outputs at the end are not finite.")
+        outcome.append(f"in {broken} of {every} runs the outputs at the end are not finite")
     accuracy = _interval([run.table("accuracy", mode).iloc[-1].mean(skipna=False) for run in runs])
-    if accuracy:
-        sentences.append(f"Mean accuracy at the end: {accuracy}.")
-    return " ".join(filter(None, sentences))
+    why.append(f"mean accuracy at the end: {accuracy}" if accuracy else "")
+    return " ".join(filter(None, (initial, _sentence(*outcome), _sentence(*why))))
 
 
 def _dominant_classes(guesses: pd.DataFrame, since: int, threshold: float) -> list[int]:
@@ -251,7 +260,7 @@ def _active_share(runs: Sequence[Run], mode: str, row: int, verb: str) -> str:
         with np.errstate(invalid="ignore"):
             parts.append((active * count)[others].sum() / count[others].sum())
     alive = float(np.mean(parts))
-    return f"Of the images of other classes, {share(alive)} {verb} a gradient." if np.isfinite(alive) else ""
+    return f"of the images of other classes, {share(alive)} {verb} a gradient" if np.isfinite(alive) else ""
 
 
 def _no_pull(run: Run) -> str:
@@ -259,8 +268,8 @@ def _no_pull(run: Run) -> str:
     last_step = min(run.metrics["step"].iloc[-1], run.info["total_steps"] - 1)  # a probe uses the next step's loss
     curves = curves_of(run, last_step / run.steps_per_epoch)
     does = {WRONG: "pushes the true class further down", DEAD: "has no gradient"}
-    sentences = []
+    clauses = []
     for kind, start, end in curves[-1].regions if curves else []:
         where = "at most" if start == curves[-1].p[0] else f"from {start:.2g} to"
-        sentences.append(f"Where p_y is {where} {end:.2g} the loss {does[kind]}.")
-    return " ".join(sentences)
+        clauses.append(f"where p_y is {where} {end:.2g} the loss {does[kind]}")
+    return ", and ".join(clauses)

@@ -135,6 +135,43 @@ def test_hover_shows_the_values_under_the_pointer(opened):
     assert inside["x"] + inside["width"] <= around[1]
 
 
+def test_values_are_read_with_the_arrow_keys(opened):
+    page = opened.page
+    chart = page.locator("#figure2 .chart").first
+    chart.focus()
+    said = []
+    for key in ("ArrowRight", "ArrowRight", "End", "ArrowRight", "ArrowLeft", "Home", "ArrowLeft"):
+        page.keyboard.press(key)
+        page.wait_for_timeout(100)
+        said.append(chart.locator(".spoken").text_content())
+        assert chart.locator(".tip b").inner_text() == re.match(r"initialisation|step \d+, epoch [\d.]+", said[-1])[0]
+    first, second, last, still_last, before, *again = said
+    assert first.startswith("initialisation, ")
+    assert again == [first, first]
+    assert last == still_last
+    assert len({first, second, last, before}) == 4
+    assert len(re.findall(r", [^,]+ [\d.e-]+(?=,|$)", last)) == 10 + 1  # each class, and the epoch
+    page.keyboard.press("Escape")
+    assert chart.locator(".tip").count() == 0
+
+
+def test_a_term_is_explained_where_the_keyboard_rests(opened):
+    term = opened.page.locator("header .term").last
+    shown = "one => getComputedStyle(one, '::after').content"
+    assert term.evaluate(shown) == "none"
+    term.focus()
+    assert "From some probe to the last, no class took 50 % or more" in term.evaluate(shown)
+
+
+def test_a_printed_page_is_not_cut_off_at_the_right(opened):
+    page = opened.page
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 700, "height": 1000})  # of A4
+    assert not page.locator("nav").is_visible()
+    cut = "tables => tables.filter((one) => one.getBoundingClientRect().right > window.innerWidth + 1).length"
+    assert page.locator("table").evaluate_all(cut) == 0
+
+
 def picture(chart):
     """What a chart shows now."""
     chart.page.wait_for_timeout(100)

@@ -10,7 +10,7 @@ from igb.report.comparison import compared, quantities, scatters
 from igb.report.figures import comparison, memorisation
 from igb.report.runs import find_runs
 from igb.report.settings import panels
-from igb.report.verdict import answer
+from igb.report.verdict import of_wrong_labels
 from tests.helpers.runs import made_run
 
 LEAVES = [(0, 0.9, 0.1, 0.9), (4, 0.6, 0.5, 0.55), (8, 0.5, 0.7, 0.45)]
@@ -141,7 +141,7 @@ def test_noise_of_rate_0_has_nothing_that_is_memorised(tmp_path):
     table.to_csv(folder / "memorisation.csv", index=False, na_rep="nan")
     found = read(tmp_path)
     assert not found[0].has_wrong_labels
-    assert "wrong labels" not in answer(found, 0.6)[0][1]
+    assert of_wrong_labels(found) == []
     assert "memorised" not in report.summarize(find_runs([tmp_path])[0])
 
 
@@ -172,11 +172,8 @@ def test_wrong_labels_are_drawn_summarized_and_put_in_words(tmp_path):
     settings = pd.read_csv(tmp_path / "report" / "settings.csv")
     assert settings.loc[0, ["memorised", "memorised_low", "memorised_high"]].tolist() == pytest.approx([0.7, 0.6, 0.8])
     found = read(tmp_path)
-    assert (
-        "Of the training images with wrong labels, 70 % (60 to 80 %) are predicted as labelled"
-        in answer(found, 0.6)[0][1]
-    )
-    assert "wrong labels" not in answer(found, 0.6)[1][1]
+    ((_, words),) = of_wrong_labels(found)  # of the clean runs nothing
+    assert "Of the training images with wrong labels, 70 % (60 to 80 %) are predicted as labelled" in words
     clean_axes, wrong_axes = memorisation(found[:1]).axes
     assert wrong_axes.lines[0].get_ydata().tolist() == pytest.approx([0.1, 0.2, 0.7])
     assert (len(clean_axes.lines), len(wrong_axes.lines)) == (5, 7)

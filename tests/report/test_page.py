@@ -214,25 +214,25 @@ NAN = float("nan")
         ),
         (
             [START, (1, 0.5, 0.5, 0.5), (2, 0.1, 0.9, 0.1), (3, 0.5, 0.5, 0.5), (8, 0.6, 0.7, 0.45)],
-            "It left its initial class, cat (80 % of all guesses at initialisation), after 1 batch. Until 3 batches "
+            "It left its initial class, cat (80 % of all guesses at initialisation), after 1 batch; until 3 batches "
             "were done, dog took 60 % or more at times.",
         ),
         (
             [START, (1, 0.5, 0.5, 0.5), (8, 0.9, 0.1, 0.7)],
-            "after 1 batch. It came back to it: cat takes 70 % of all guesses after 2 epochs.",
+            "after 1 batch; it came back to it: cat takes 70 % of all guesses after 2 epochs.",
         ),
         ([START, (8, 0.8, 0.1, 0.7)], "One class, cat, still takes 70 % of all guesses after 2 epochs. Of the images"),
         (
             [START, (4, 0.1, 0.8, 0.3)],
-            "after 1 epoch. One class dominates: dog takes 70 % of all guesses after 1",
+            "after 1 epoch; one class dominates: dog takes 70 % of all guesses after 1",
         ),
         ([(0, 0.5, 0.4, 0.5), (8, 0.6, 0.7, 0.5)], "It had no dominant class at initialisation (the most guessed, cat"),
         (
             [(0, 0.5, 0.4, 0.5), (2, 1, 0, 1), (8, 0.6, 0.7, 0.5)],
-            "Later cat had 60 % or more for a while, until 2",
+            "later cat had 60 % or more for a while, until 2",
         ),
         ([(0, 0.5, 0.4, 0.5), (2, NAN, NAN, NAN), (8, 0.6, 0.7, 0.5)], "took 50 %). Of the images"),
-        ([(0, 0.5, 0.4, 0.5), (8, 1, 0, 1)], "took 50 %). One class dominates: cat takes 100 % of all guesses after 2"),
+        ([(0, 0.5, 0.4, 0.5), (8, 1, 0, 1)], "took 50 %); one class dominates: cat takes 100 % of all guesses after 2"),
         ([(0, NAN, NAN, NAN)], "Its outputs at initialisation are not finite."),
         (
             [START, (8, NAN, NAN, NAN)],
@@ -244,6 +244,7 @@ def test_the_answer_is_made_from_the_data(tmp_path, rows, expected):
     made_run(tmp_path / "a", rows)
     (text,) = sentences(tmp_path)
     assert expected in text
+    assert text.count(". ") < 3  # three sentences at most
 
 
 def test_the_answer_says_where_the_loss_does_not_pull(tmp_path):
@@ -251,13 +252,13 @@ def test_the_answer_says_where_the_loss_does_not_pull(tmp_path):
     lines = ["from_epoch,name,p_y,loss,gradient", *(f"0,Mine(),{p},0,{g}" for p, g in ((0.01, 1), (0.24, 1), (1, -1)))]
     (folder / "loss_curve.csv").write_text("\n".join(lines) + "\n")
     (text,) = sentences(tmp_path)
-    assert "Where p_y is at most 0.24 the loss pushes the true class further down." in text
+    assert "a gradient; where p_y is at most 0.24 the loss pushes the true class further down." in text
 
 
 def test_the_class_that_stays_need_not_be_the_one_that_leads(tmp_path):
     made_run(tmp_path / "a", [START, (8, 0.4, 0.6, 0.45)])
     (text,) = sentences(tmp_path, threshold=0.4)
-    assert "One class, cat, still takes 45 % of all guesses after 2 epochs. dog takes 55 %. Of" in text
+    assert "One class, cat, still takes 45 % of all guesses after 2 epochs, and dog takes 55 %. Of" in text
 
 
 @pytest.mark.parametrize(
@@ -269,23 +270,23 @@ def test_the_answer_is_about_the_loss_of_the_last_probe(tmp_path, last, expected
     rows = [f"{epoch},Mine{epoch}(),{p},0,{g}" for epoch, curve in enumerate((first, second)) for p, g in curve]
     (folder / "loss_curve.csv").write_text("\n".join(["from_epoch,name,p_y,loss,gradient", *rows]) + "\n")
     (text,) = sentences(tmp_path)
-    assert f"Where p_y is {expected} loss has no gradient." in text
+    assert f"where p_y is {expected} loss has no gradient." in text
 
 
 def test_the_answer_over_seeds_counts_runs(tmp_path):
     sweep(tmp_path)
     (text,) = sentences(tmp_path, threshold=0.7)
     assert text.startswith("At initialisation the most guessed class takes 97 % (90 to 100 %) of all guesses.")
-    assert "2 of 3 runs left that class, after 1 epoch." in text
-    end = "At the end one class, the one favoured at the start in 1 of 1, takes 90 % of all guesses in 1 of 3 runs."
+    assert "2 of 3 runs left that class, after 1 epoch; at the end" in text
+    end = "at the end one class, the one favoured at the start in 1 of 1, takes 90 % of all guesses in 1 of 3 runs."
     assert end in text
     (text,) = sentences(tmp_path, threshold=0.1)
     assert (
-        "None of 3 runs left that class. At the end one class, the one favoured at the start in 1 of 3, takes" in text
+        "None of 3 runs left that class; at the end one class, the one favoured at the start in 1 of 3, takes" in text
     )
     (text,) = sentences(tmp_path, threshold=0.95)
     assert "of all guesses, and 95 % or more in 2 of 3 runs." in text
-    assert "2 of 2 runs left that class, after 1 epoch. Mean" in text
+    assert "2 of 2 runs left that class, after 1 epoch. Of" in text
 
 
 def test_the_answer_over_seeds_tells_leaving_one_class_from_leaving_all(tmp_path):
@@ -293,7 +294,7 @@ def test_the_answer_over_seeds_tells_leaving_one_class_from_leaving_all(tmp_path
         rows = [START, (1 + seed, 0.5, 0.5, 0.3), (3, 0.5, 0.5, 0.5), (8, 0.6, 0.7, 0.5)]
         made_run(tmp_path / str(seed), rows, overrides=[f"seed={seed}"], started=str(seed))
     (text,) = sentences(tmp_path)
-    assert "2 of 2 runs left that class, after a median of 1.5 batches (1 to 2 steps)." in text
+    assert "2 of 2 runs left that class, after a median of 1.5 batches (1 to 2 steps); 2 of 2" in text
     assert "2 of 2 runs stay under 60 % in any class after 3 batches." in text
 
 
@@ -301,7 +302,7 @@ def test_the_answer_over_seeds_counts_what_diverged(tmp_path):
     for seed in range(2):
         made_run(tmp_path / str(seed), [START, (8, NAN, NAN, NAN)], overrides=[f"seed={seed}"], started=str(seed))
     (text,) = sentences(tmp_path)
-    assert "None of 2 runs left that class. In 2 of 2 runs the outputs at the end are not finite." in text
+    assert "None of 2 runs left that class; in 2 of 2 runs the outputs at the end are not finite." in text
     assert "takes  of" not in text
     assert "one class" not in text
 

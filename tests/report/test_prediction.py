@@ -12,7 +12,7 @@ from igb.report.prediction import axis, drift_ratio_of, predictions
 from igb.report.regime import regime_maps
 from igb.report.runs import find_runs
 from igb.report.settings import panels
-from igb.report.verdict import answer
+from igb.report.verdict import of_theory
 from tests.helpers.runs import made_run
 
 MODEL = {"_target_": "igb.models.MLP", "depth": 3, "activation": "tanh", "norm": "none", "residual": False}
@@ -129,9 +129,9 @@ def test_the_page_has_the_picture_and_the_tables_the_numbers(tmp_path):
     for seed in range(3):
         a_run(tmp_path, seed=seed)
     report.write([tmp_path])
-    ((_, words),) = answer(panels(read(tmp_path)), 0.5)
+    ((_, words),) = of_theory(panels(read(tmp_path)))
     ratio = theory.propagate("tanh", 2.0, 0.1, 4, 0.3, 0.8).drift_ratio[-1]
-    assert f"The mean-field theory expects a drift ratio of {ratio:.3g} at initialisation" in words
+    assert f"Expected are a drift ratio of {ratio:.3g} at initialisation" in words
     page = (tmp_path / "report" / "index.html").read_text()
     assert re.search(r'<img alt="Dominance at initialisation[^>]*src="data:image/png;base64,[\w+/=]{1000}', page)
     assert '<a href="#theory">' in page
@@ -191,5 +191,5 @@ def test_an_infinite_drift_ratio_is_drawn_too(tmp_path):
     assert [one.drift_ratio for one in found] == [math.inf] * 2
     assert [one.dominance for one in found] == [1, 1]
     figures.theory(found)
-    ((_, words),) = answer([found[0].panel], 0.5)
+    ((_, words),) = of_theory([found[0].panel])
     assert "drift ratio of inf" in words

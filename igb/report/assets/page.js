@@ -49,7 +49,8 @@
     let box = null;
     return (plot) => {
       const { idx, left } = plot.cursor;
-      const shown = idx !== null && idx !== undefined && left >= 0 && plot.over.matches(":hover");
+      const chosen = plot.root.parentNode.matches(":hover, :focus");
+      const shown = idx !== null && idx !== undefined && left >= 0 && chosen;
       if (!shown) {
         if (box) box.remove();
         box = null;
@@ -70,6 +71,9 @@
         element("td", line, row.name);
         element("td", line, number(row.value));
       }
+      const spoken = plot.root.parentNode.querySelector(".spoken");
+      if (spoken && plot.root.parentNode.matches(":focus"))
+        spoken.textContent = [where(idx), ...rows.map((row) => `${row.name} ${number(row.value)}`)].join(", ");
       const right = left > plot.over.clientWidth / 2;
       const at = plot.over.offsetLeft + left;
       box.style.left = right ? "" : `${at + 12}px`;
@@ -119,9 +123,25 @@
   function add(box, make, kind) {
     const chart = { box, make, kind, plot: null };
     charts.push(chart);
+    box.addEventListener("keydown", (event) => read(chart, event));
+    box.addEventListener("blur", () => chart.plot?.setCursor({ left: -10, top: -10 }));
     watch.observe(box);
     resize.observe(box);
     return chart;
+  }
+
+  // The arrow keys go from point to point within the view, Home and End to its ends, and Escape leaves.
+  function read({ plot, box }, event) {
+    if (!plot || event.target !== box) return;
+    if (event.key === "Escape") return box.blur();
+    const { min, max } = plot.scales.x;
+    const places = plot.data[0].flatMap((x, at) => (x >= min && x <= max ? [at] : []));
+    const now = places.indexOf(plot.cursor.left >= 0 ? plot.cursor.idx : null);
+    const next = { ArrowRight: now + 1, ArrowLeft: now < 0 ? 0 : now - 1, Home: 0, End: places.length - 1 }[event.key];
+    if (next === undefined || !places.length) return;
+    event.preventDefault();
+    const at = places[Math.min(Math.max(next, 0), places.length - 1)];
+    plot.setCursor({ left: plot.valToPos(plot.data[0][at], "x"), top: 0 });
   }
 
   // Charts are made when they come near the window, which keeps a page of hundreds quick.
@@ -262,8 +282,10 @@
   function chartBox(parent, label) {
     const box = element("div", parent, undefined, "chart");
     element("div", box, label, "label");
-    box.setAttribute("role", "img");
-    box.setAttribute("aria-label", label);
+    element("div", box, "", "spoken").setAttribute("aria-live", "polite");
+    box.setAttribute("role", "group");
+    box.setAttribute("aria-label", `chart of ${label}; arrow keys read its values`);
+    box.tabIndex = 0;
     return box;
   }
 
