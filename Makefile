@@ -25,7 +25,7 @@ STUDY_SWEEPS := multirun/study
 STUDY_TABLES := docs/study
 STUDY_PAGES := docs/study.md docs/advice.md README.md
 
-.PHONY: run test test-slow test-faults test-slurm test-browser test-gpu coverage bench lint tensorboard reproduction reproduction-figures study
+.PHONY: run test test-slow test-faults test-slurm test-browser test-gpu coverage bench lint tensorboard reproduction reproduction-figures study tutorial
 run: $(VENV)/installed
 	$(BIN)/igb --multirun experiment=quickstart loss=ce,bl,pz name=$(NAME)
 	$(BIN)/igb-report multirun/$(NAME)
@@ -67,6 +67,9 @@ reproduction: $(VENV)/installed
 	$(BIN)/python -m reproduction.figures $(TABLES) $(PAGES)
 	$(BIN)/python -m reproduction.theory $(THEORY) $(TABLES) $(THEORY_PAGE) --measure $(MEASURE) \
 	    --cifar10 "$(CIFAR10)" --fashion-mnist "$(FASHION_MNIST)"
+
+tutorial: $(VENV)/installed
+	$(BIN)/jupyter execute --inplace docs/tutorial.ipynb
 
 study: $(VENV)/installed
 	set -e; for stage in $(STUDY); do \

@@ -5,18 +5,19 @@ from matplotlib.figure import Figure
 
 from igb._plots import COLOURS
 from reproduction.common import Frames, interval, markdown, rate
-from study.runs import MODELS, by_batch, escaped, median_step
+from study.runs import MODELS, by_batch, escaped
 
 NEEDS = ("losses", "adam")
 LOSSES = ("ce", "gce", "mae", "pz")
-COLOUR = {"SGD": COLOURS[0], "Adam": COLOURS[6]}
+COLOUR = {"SGD, 0.01": COLOURS[0], "Adam, 0.001": COLOURS[6], "Adam, 0.0001": COLOURS[2]}
 
 
 def runs(frames: Frames) -> pd.DataFrame:
-    """The runs of both optimizers, of the networks that both have, with the `optimizer` of each."""
+    """The runs of both optimizers, of the networks that both have, with the `optimizer` and learning rate of each."""
     losses, adam = by_batch(frames["losses"]), by_batch(frames["adam"])
     sgd = losses[losses["loss"].isin(LOSSES) & losses["model"].isin(adam["model"].unique())]
-    return pd.concat([sgd.assign(optimizer="SGD"), adam.assign(optimizer="Adam")])
+    rates = [adam[adam["lr"] == lr].assign(optimizer=f"Adam, {lr:g}") for lr in adam["lr"].unique()]
+    return pd.concat([sgd.assign(optimizer="SGD, 0.01"), *rates])
 
 
 def optimizers(frames: Frames) -> str:
@@ -28,11 +29,11 @@ def optimizers(frames: Frames) -> str:
             row = [MODELS[model], f"`{loss}`", f"{of_both['weight_start'].mean():.2g}"]
             for name in COLOUR:
                 part = of_both[of_both["optimizer"] == name]
-                row += [rate(escaped(part)), median_step(part), interval(part["mean_accuracy"], ".2f")]
+                row += [rate(escaped(part)), interval(part["mean_accuracy"], ".2f")] if len(part) else ["", ""]
             table.append(row)
     head = ["network", "loss", "weight"]
     for name in COLOUR:
-        head += [f"{name}: escaped", "median step", "accuracy"]
+        head += [f"{name}: escaped", "accuracy"]
     return markdown(head, table)
 
 
@@ -43,7 +44,7 @@ def figure(frames: Frames) -> Figure:
     drawn = Figure(figsize=(7.2, 2.6), layout="constrained")
     panels = drawn.subplots(1, len(models), sharey=True, squeeze=False)[0]
     for axes, model in zip(panels, models, strict=True):
-        for shift, (name, colour) in zip((-0.12, 0.12), COLOUR.items(), strict=True):
+        for shift, (name, colour) in zip((-0.2, 0, 0.2), COLOUR.items(), strict=True):
             part = rows[(rows["model"] == model) & (rows["optimizer"] == name)]
             place = part["loss"].map(LOSSES.index) + shift
             axes.plot(place, part["mean_accuracy"], "o", color=colour, markersize=3.5, alpha=0.7, label=name)
@@ -58,6 +59,6 @@ def numbers(frames: Frames) -> dict[str, str]:
     """What the text says of it."""
     found: dict[str, str] = {}
     for (name, model, loss), part in runs(frames).groupby(["optimizer", "model", "loss"]):
-        key = f"{str(name).lower()}_{model}_{loss}"
+        key = f"{name}_{model}_{loss}".lower().replace(", 0.", "_")
         found |= {key: interval(part["mean_accuracy"], ".2f"), f"{key}_escaped": rate(escaped(part))}
     return found
