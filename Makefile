@@ -23,7 +23,7 @@ THEORY_PAGE := docs/theory.md
 STUDY := losses cutoffs architectures vit rates norms dial drift center color classes fashion_mnist long_tail adam noise noise_warmup remedy_none remedy_ce remedy_warmup remedy_ramp remedy_rate remedy_low_rate remedy_calibrate remedy_center remedy_smooth remedy_cutoff
 STUDY_SWEEPS := multirun/study
 STUDY_TABLES := docs/study
-STUDY_PAGES := docs/study.md docs/advice.md README.md
+STUDY_PAGES := docs/study.md docs/study-tables.md docs/advice.md README.md
 
 .PHONY: run test test-slow test-faults test-slurm test-browser test-gpu coverage bench lint tensorboard reproduction reproduction-figures study tutorial
 run: $(VENV)/installed

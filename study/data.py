@@ -9,7 +9,8 @@ from study.runs import by_batch, escaped, median_step
 
 NEEDS = ("losses", "architectures", "color", "classes", "fashion_mnist", "long_tail")
 LOSSES = ("ce", "pz")
-RAREST = "truck"  # the last class of CIFAR-10, which has the fewest images of a long tail
+# The classes of CIFAR-10 that have the fewest and the most images of a long tail.
+TAIL = {"truck": "the rarest", "airplane": "the commonest"}
 
 
 def runs(frames: Frames) -> dict[str, pd.DataFrame]:
@@ -34,24 +35,22 @@ def kinds(frames: Frames) -> str:
     """What becomes of the network under cross-entropy and Piecewise-zero loss on each."""
     table = []
     for title, rows in runs(frames).items():
+        row = [title, *(f"{rows[one].median():.2g}" for one in ("dominance_start", "drift_ratio_start"))]
         for loss in LOSSES:
             part = rows[rows["loss"] == loss]
-            start = [f"{part[one].median():.2g}" for one in ("dominance_start", "drift_ratio_start", "weight_start")]
-            accuracy = interval(part["mean_accuracy"], ".2f")
-            table.append([title, f"`{loss}`", *start, rate(escaped(part)), median_step(part), accuracy])
-    head = ["images", "loss", "dominance", "drift ratio", "weight", "escaped", "median step", "accuracy"]
+            row += [rate(escaped(part)), median_step(part), interval(part["mean_accuracy"], ".2f")]
+        table.append(row)
+    head = ["images", "dominance", "drift ratio"]
+    for loss in LOSSES:
+        head += [f"`{loss}`: escaped", "median step", "accuracy"]
     return markdown(head, table)
 
 
 def long_tail(frames: Frames) -> str:
-    """Runs on a long tail, by whether its rarest class is the favoured one."""
-    rows = frames["long_tail"]
+    """Runs on a long tail, by how common the favoured class is in it."""
     table = []
     for loss in LOSSES:
-        for is_rarest, title in ((True, "the rarest"), (False, "another")):
-            part = rows[(rows["loss"] == loss) & ((rows["favoured_class"] == RAREST) == is_rarest)]
-            if part.empty:
-                continue
+        for title, part in _by_favoured(frames, loss).items():
             shares = [interval(part[name], ".2f") for name in ("favoured_early", "favoured_end")]
             outcome = [rate(escaped(part)), median_step(part), interval(part["mean_accuracy"], ".2f")]
             table.append([f"`{loss}`", title, str(len(part)), *shares, *outcome])
@@ -84,10 +83,17 @@ def numbers(frames: Frames) -> dict[str, str]:
     for key, rows in zip(("gray", "color", "five", "two", "fashion", "tail"), runs(frames).values(), strict=True):
         for loss in LOSSES:
             found[f"data_{key}_{loss}"] = rate(escaped(rows[rows["loss"] == loss]))
-    tail = frames["long_tail"]
     for loss in LOSSES:
-        for name, is_rarest in (("rarest", True), ("other", False)):
-            part = tail[(tail["loss"] == loss) & ((tail["favoured_class"] == RAREST) == is_rarest)]
-            found[f"tail_{loss}_{name}"] = rate(escaped(part)) if len(part) else "none"
-            found[f"tail_{loss}_{name}_early"] = interval(part["favoured_early"], ".2f") if len(part) else "none"
+        for title, part in _by_favoured(frames, loss).items():
+            key = f"tail_{loss}_{title.split()[-1]}"
+            found |= {key: rate(escaped(part)), f"{key}_early": interval(part["favoured_early"], ".2f")}
+            found[f"{key}_end"] = interval(part["favoured_end"], ".2f")
     return found
+
+
+def _by_favoured(frames: Frames, loss: str) -> dict[str, pd.DataFrame]:
+    """The runs of a loss on a long tail by what the class that they favour is in it."""
+    rows = frames["long_tail"]
+    rows = rows[rows["loss"] == loss]
+    kind = rows["favoured_class"].map(lambda name: TAIL.get(name, "another"))
+    return {title: rows[kind == title] for title in (*TAIL.values(), "another") if (kind == title).any()}

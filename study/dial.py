@@ -10,7 +10,7 @@ from igb._plots import COLOURS
 from reproduction.common import Frames, interval, markdown, rate
 from study.runs import MODELS, by_batch, escaped, median_step
 
-NEEDS = ("dial", "drift", "cutoffs", "architectures")
+NEEDS = ("dial", "drift", "center", "cutoffs", "architectures")
 DIALS = {"dial": "target_dominance", "drift": "drift_ratio"}
 TITLES = {"dial": "`cnn`, `init.target_dominance`", "drift": "MLP, `init.drift_ratio`"}
 
@@ -36,8 +36,8 @@ def _outcome(part: pd.DataFrame) -> list[str]:
 
 
 def _centered(frames: Frames) -> Any:
-    """The runs with a centred head by network and cutoff; none before they are made."""
-    return by_batch(frames["center"]).groupby(["model", "cutoff"]) if "center" in frames else ()
+    """The runs with a centred head by network and cutoff."""
+    return by_batch(frames["center"]).groupby(["model", "cutoff"])
 
 
 def _uncentered(frames: Frames, model: str, cutoff: float) -> pd.DataFrame:
@@ -114,5 +114,6 @@ def numbers(frames: Frames) -> dict[str, str]:
     for row in winners(frames).itertuples():
         found |= {f"won_{row.runs}": rate(row.won), f"chance_{row.runs}": f"{100 * row.chance:.0f} %"}
     for (model, cutoff), part in _centered(frames):
-        found[f"center_{model}_{round(100 * float(cutoff))}"] = rate(escaped(part))
+        key = f"centred_{model}_{round(100 * float(cutoff))}"
+        found |= {key: rate(escaped(part)), f"{key}_dominance": f"{part['dominance_start'].mean():.2f}"}
     return found

@@ -11,7 +11,7 @@ from igb._plots import COLOURS, log_axis
 from reproduction.common import Frames, interval, markdown, rate
 from study.runs import MODELS, by_batch, escaped
 
-NEEDS = ("cutoffs", "architectures", "norms", "rates", "features")
+NEEDS = ("cutoffs", "architectures", "norms", "rates", "center", "features")
 CUTOFFS = (0.1, 0.2)
 RATE = 0.01  # of the stages that do not sweep it
 EDGES = (1.0, 5.0, 20.0)  # of bands of the common step
@@ -136,4 +136,8 @@ def numbers(frames: Frames) -> dict[str, str]:
         found |= {f"step_{network}": f"{part['common_step'].median():.2g}"}
     for network, part in frames["features"].groupby("network"):
         found[f"common_{network}"] = f"{part['common'].mean():,.0f}"
+    centred = by_batch(frames["center"])
+    for model, part in centred[centred["cutoff"] == CUTOFFS[0]].groupby("model"):
+        drift = f"{part['drift_ratio_start'].median():.2g}"
+        found |= {f"no_drift_{model}": rate(escaped(part)), f"no_drift_{model}_ratio": drift}
     return found

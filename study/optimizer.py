@@ -46,11 +46,11 @@ def figure(frames: Frames) -> Figure:
     for axes, model in zip(panels, models, strict=True):
         for shift, (name, colour) in zip((-0.2, 0, 0.2), COLOUR.items(), strict=True):
             part = rows[(rows["model"] == model) & (rows["optimizer"] == name)]
-            place = part["loss"].map(LOSSES.index) + shift
+            place = [LOSSES.index(loss) + shift for loss in part["loss"]]
             axes.plot(place, part["mean_accuracy"], "o", color=colour, markersize=3.5, alpha=0.7, label=name)
         axes.axhline(0.1, color="0.8", linewidth=0.6, zorder=0)
-        axes.set(title=MODELS[model].strip("`"), xticks=range(len(LOSSES)), xticklabels=LOSSES, ylim=(0, None))
-    panels[0].set_ylabel("accuracy after 300 steps")
+        axes.set(title=MODELS[model].strip("`"), xticks=range(len(LOSSES)), xticklabels=LOSSES)
+    panels[0].set(ylabel="accuracy after 300 steps", ylim=(0, None))
     drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     return drawn
 

@@ -35,15 +35,23 @@ def runs(frames: Frames) -> pd.DataFrame:
 
 
 def ranked(frames: Frames) -> str:
-    """The remedies by network, from the least accuracy to the most."""
+    """What becomes of each network with each remedy, from the least accuracy to the most."""
+    rows = runs(frames)
+    models = list(rows["model"].unique())
     table = []
-    for model, rows in runs(frames).groupby("model"):
-        order = rows.groupby("remedy")["mean_accuracy"].mean().sort_values().index
-        for remedy in order:
-            part = rows[rows["remedy"] == remedy]
-            accuracy = interval(part["mean_accuracy"], ".2f")
-            table.append([MODELS[str(model)], TITLES[remedy], rate(escaped(part)), median_step(part), accuracy])
-    return markdown(["network", "remedy", "escaped", "median step", "accuracy after 3 epochs"], table)
+    for remedy in rows.groupby("remedy")["mean_accuracy"].mean().sort_values().index:
+        row = [TITLES[remedy]]
+        for model in models:
+            part = rows[(rows["remedy"] == remedy) & (rows["model"] == model)]
+            if part.empty:
+                row += [""] * 3
+            else:
+                row += [rate(escaped(part)), median_step(part), interval(part["mean_accuracy"], ".2f")]
+        table.append(row)
+    head = ["remedy"]
+    for model in models:
+        head += [f"{MODELS[model]}: escaped", "median step", "accuracy"]
+    return markdown(head, table)
 
 
 def figure(frames: Frames) -> Figure:
