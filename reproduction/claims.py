@@ -475,6 +475,25 @@ def _span(values: "pd.Series[float]") -> str:
     return f"{values.min():.2g} to {values.max():.2g}"
 
 
+def numbers(frames: Frames) -> dict[str, str]:
+    """What the text of the page says of claims (iii) and (iv)."""
+    table, points, found = trained(frames), where(of_points(frames), depth=DEPTHS[-1]), {}
+    for stage, title in STAGES.items():
+        key, steps = title.split("-")[0].lower(), _steps(frames[stage])
+        at_steps = [where(table, data=stage, step=step).set_index("weight_variance") for step in steps]
+        best = pd.concat([end.loc[end["accuracy"].idxmax(), ["expected_dominance", "dominance"]] for end in at_steps])
+        found[f"{key}_best"] = f"{best.min():.2f} to {best.max():.2f}"
+        accuracy = at_steps[-1]["accuracy"]
+        found |= {f"{key}_behind_{weight}": f"{accuracy[2.0] - accuracy[weight]:.2f}" for weight in (3, 4)}
+        found[f"{key}_ordered"] = f"{at_steps[-1]['dominance'][1.0]:.2f}"
+        for activation, weight in (("tanh", 1.0), ("relu", 2.5)):
+            (row,) = where(
+                points, data=stage, activation=activation, weight_variance=weight, bias_variance=TRAINED[1]
+            ).itertuples()
+            found[f"{key}_share_{activation}"] = f"{row.share:.2f}"
+    return found
+
+
 TABLES: dict[str, Callable[[Frames], str]] = {
     "claims": claims, "ratios": ratios, "phases": phases, "training": training, "gradients": gradients,
 }  # fmt: skip

@@ -267,7 +267,8 @@ def main() -> None:
         draw_all(given.folder, frames)
         if given.page:
             tables = {name: tabulate(frames) for name, tabulate in claims.TABLES.items()}
-            given.page.write_text(fill(given.page.read_text(encoding="utf-8"), tables), encoding="utf-8")
+            text = fill(given.page.read_text(encoding="utf-8"), tables, claims.numbers(frames))
+            given.page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

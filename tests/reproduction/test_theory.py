@@ -78,10 +78,11 @@ def test_the_bias_of_a_resnet_arises_in_its_blocks_with_running_statistics_alone
     assert (last.loc["running"] > 5 * last.loc["batch"]).all()
 
 
-def test_the_tables_of_the_page_are_those_of_the_files():
+def test_the_tables_and_numbers_of_the_page_are_those_of_the_files():
     page = (FOLDER.parent / "theory.md").read_text()
     frames = {**read(FOLDER), **read(STAGES)}
-    assert fill(page, {name: tabulate(frames) for name, tabulate in claims.TABLES.items()}) == page
+    tables = {name: tabulate(frames) for name, tabulate in claims.TABLES.items()}
+    assert fill(page, tables, claims.numbers(frames)) == page
     assert page.count("<!-- table: ") == len(claims.TABLES)
 
 
