@@ -136,7 +136,7 @@ def _tables_on_page(tables: Mapping[str, pd.DataFrame], runs: Sequence[Run]) -> 
     rises = rises.loc[list(zip(summary["run"], summary["batch_norm"], strict=True))]
     headings = [class_title(k, name) for k, name in enumerate(runs[0].class_names)]
     rises = rises.set_axis(headings, axis=1).reset_index()
-    return [*on_page, ("Class by class: first step from which p̄ stays above 1.5/C", rises)]
+    return [*on_page, ("Class by class: first step from which p̄ stays above 1.5 times chance", rises)]
 
 
 def _write_table(table: pd.DataFrame, path: Path) -> None:

@@ -24,7 +24,7 @@ from igb.report.regime import MEASURES, RegimeMap
 from igb.report.runs import OVERALL, Run
 from igb.report.settings import Curves, Panel, Setting
 from igb.report.summary import COLUMN_HELP
-from igb.report.verdict import answer, of_theory, of_wrong_labels
+from igb.report.verdict import answer, of_theory, of_wrong_labels, overview
 
 ASSETS = Path(__file__).parent / "assets"
 KEPT_FIRST = 10  # batches that thinning always keeps
@@ -56,8 +56,7 @@ TERMS = {
     "weight": "What a loss lets through of the gradient of cross-entropy: 1 is all, 0 nothing, below 0 the wrong way.",
     "p_y": "The probability that the network gives the true class of an image.",
     "dominance": "The share of all guesses that the most guessed class takes.",
-    "drift ratio": "Variance of the classes' mean logits over that of a logit from image to image; the larger, the "
-    "stronger the bias.",
+    "trapped": "At its last probe one class still takes {threshold:g} % or more of all guesses.",
     "escape step": "The first probe from which no class takes {threshold:g} % or more of all guesses to the end.",
     "memorised": "A wrong label that the network has come to predict.",
 }
@@ -76,10 +75,11 @@ def write_page(
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(ASSETS), autoescape=True, trim_blocks=True)
     runs = list({id(run): run for panel in panels for run in panel.runs}.values())
     names, curves, (labels, _) = panels[0].names, loss_curves(runs), compared(panels)
-    data, notes = _data(panels, notes)
+    data, notes = _data(panels, notes, threshold)
     text = environment.get_template("page.html").render(
         assets={file.name: Markup(file.read_text(encoding="utf-8")) for file in ASSETS.glob("*.[cj]s*")},  # igb's
-        answer=answer(panels, threshold),
+        overview=_unbroken(overview(panels, threshold)),
+        answer=[(title, _unbroken(text)) for title, text in answer(panels, threshold)],
         notes=notes,
         names=names,
         colours=_colours(len(names)),
@@ -110,6 +110,11 @@ def write_page(
     )
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def _unbroken(text: str) -> str:
+    """The text with a number and its per cent sign on one line."""
+    return text.replace(" %", "\u00a0%")
 
 
 def is_page(path: Path) -> bool:
@@ -146,7 +151,7 @@ def _label_colours() -> dict[str, list[str]]:
     }
 
 
-def _data(panels: Sequence[Panel], notes: Sequence[str]) -> tuple[Markup, list[str]]:
+def _data(panels: Sequence[Panel], notes: Sequence[str], threshold: float) -> tuple[Markup, list[str]]:
     """The data of the charts, and the notes, with one more if the data of single runs do not fit.
 
     The data are the panels and, for each panel of several runs, each of those runs.
@@ -165,6 +170,7 @@ def _data(panels: Sequence[Panel], notes: Sequence[str]) -> tuple[Markup, list[s
                 "last": last,
                 "ticks": figures.epoch_ticks(first, last),
                 "settings": labels,
+                "threshold": threshold,
                 "overall": {name: OVERALL[name] for name in quantities(panels)},
                 "modes": {
                     mode: {number: panels.index(panel) for number, panel in of_mode.items()}

@@ -68,7 +68,7 @@ COLUMN_HELP = {
     "recovered_high": "The upper bound for it.",
     "class_name": "The class.",
     "rank": "Its rank by guess fraction at initialisation; 1 is the favoured class.",
-    "rise_step": "First probe from which the class's p̄ stays above 1.5/C.",
+    "rise_step": "First probe from which the class's p̄ stays above 1.5 times chance, 1 over the number of classes.",
     "probability": "p̄ of the class at the last probe.",
     "accuracy": "Its accuracy at the last probe.",
 }

@@ -20,6 +20,7 @@ from igb.report.prediction import predictions
 from igb.report.runs import Run
 from igb.report.settings import FEWEST, Panel, mean_and_bounds
 
+MOST_NAMED = 5  # settings in one sentence
 NO_CLASS = "No class is favoured: the outputs at initialisation are equal."
 
 
@@ -32,6 +33,26 @@ def answer(panels: Sequence[Panel], threshold: float) -> list[tuple[str, str]]:
         )
         for panel in panels
     ]
+
+
+def overview(panels: Sequence[Panel], threshold: float) -> str:
+    """How many runs of all settings escaped, and in which some did not; empty of one setting, and without training."""
+    panels = [panel for panel in panels if panel.mode == panels[0].mode]
+    found = {_title(panel): [_has_escaped(run, panel.mode, threshold) for run in panel.runs] for panel in panels}
+    every = [one for of_setting in found.values() for one in of_setting if one is not None]
+    if len(panels) < 2 or not every:
+        return ""
+    trapped = [f"{title} ({some.count(False)} of {len(some)})" for title, some in found.items() if False in some]
+    more = f" and {len(trapped) - MOST_NAMED} other settings" if len(trapped) > MOST_NAMED else ""
+    which = f"at the end no class takes {share(threshold)} or more of their guesses"
+    text = f"{sum(every)} of {len(every)} runs left it: {which}"
+    return f"{text}. Those that did not: {', '.join(trapped[:MOST_NAMED])}{more}." if trapped else f"{text}."
+
+
+def _has_escaped(run: Run, mode: str, threshold: float) -> bool | None:
+    """Whether a run escaped; None before it has been trained."""
+    guesses = run.table("guess_fraction", mode)
+    return isinstance(escape_step(guesses, threshold), int) if len(guesses) > 1 else None
 
 
 def of_wrong_labels(panels: Sequence[Panel]) -> list[tuple[str, str]]:
@@ -134,7 +155,7 @@ def _of_one(run: Run, mode: str, threshold: float) -> str:
         outcome.append(f"it left {initial}, after {at(left)}")
         if isinstance(escape, int) and escape > left and others:
             outcome.append(f"until {at(escape)} were done, {others} took {share(threshold)} or more at times")
-    why = [_active_share([run], mode, 0, "had")]
+    why = [_active_share([run], mode, 0)]
     if not np.isfinite(end):
         outcome.append(f"its outputs after {at(last)} are not finite")
     elif isinstance(escape, Censored) and (left is not None or start < threshold):
@@ -142,7 +163,7 @@ def _of_one(run: Run, mode: str, threshold: float) -> str:
         back = "it came back to it" if number == first and start >= threshold else "one class dominates"
         outcome.append(f"{back}: {names[number]} takes {share(end)} of all guesses after {at(last)}")
     if np.isfinite(end) and isinstance(escape, Censored):
-        why = [_active_share([run], mode, -1, "have"), _no_pull(run)]
+        why = [_active_share([run], mode, -1), _no_pull(run)]
     return " ".join(filter(None, (_sentence(*outcome), _sentence(*why), _ended(run, mode))))
 
 
@@ -154,7 +175,7 @@ def _of_equal_outputs(run: Run, mode: str, threshold: float) -> str:
         sentences.append(_sentence(f"its outputs {after} are not finite"))
     elif last > 0 and end >= threshold and (most := most_guessed(guesses.iloc[-1])) is not None:
         found = f"{after} one class, {run.class_names[most]}, takes {share(end)} of all guesses"
-        sentences.append(_sentence(found, _active_share([run], mode, -1, "have"), _no_pull(run)))
+        sentences.append(_sentence(found, _active_share([run], mode, -1), _no_pull(run)))
     return " ".join(filter(None, [*sentences, _ended(run, mode)]))
 
 
@@ -178,7 +199,8 @@ def _of_several(panel: Panel, threshold: float) -> str:
     favoured = [None if order is None else order[0] for order in orders]
     equal = [equal_outputs(run.table("mean_probability", mode)) for run in runs]
     biased = [number for number in range(every) if start[number] >= threshold and not equal[number]]
-    where = "" if len(biased) == every else f", and {share(threshold)} or more in {len(biased)} of {every} runs"
+    where = "" if len(biased) == every else f", {share(threshold)} or more in {len(biased)} of {every} runs"
+    these = "runs" if len(biased) == every else "of these runs"
     finite = [value for value in start if np.isfinite(value)]
     if not finite:
         return "The outputs at initialisation are not finite."
@@ -193,19 +215,23 @@ def _of_several(panel: Panel, threshold: float) -> str:
     outcome = []
     if biased:
         which = f"{len(left)} of {len(biased)}" if left else f"none of {len(biased)}"
-        outcome.append(f"{which} runs left that class{f', {_after(left, spe)}' if left else ''}")
+        outcome.append(f"{which} {these} left that class{f', {_after(left, spe)}' if left else ''}")
     escaped = [event_time for number in biased if isinstance(event_time := escapes[number], int)]
-    if escaped and sorted(escaped) != sorted(left):
-        which = f"{len(escaped)} of {len(biased)} runs"
-        outcome.append(f"{which} stay under {share(threshold)} in any class {_after(escaped, spe)}")
-    why = [_active_share(runs, mode, 0, "had") if not all(equal) else ""]
+    if left and not escaped:
+        outcome.append(f"none stays under {share(threshold)} in every class")
+    elif sorted(escaped) != sorted(left):
+        which = f"{len(escaped)} of {len(biased)}"
+        outcome.append(f"{which} stay under {share(threshold)} in every class {_after(escaped, spe)}")
+    why = [_active_share(runs, mode, 0) if not all(equal) else ""]
     trapped = [number for number in range(every) if end[number] >= threshold]
     if trapped:
         at_end = _interval([end[number] for number in trapped])
         same = sum(favoured[number] == most_guessed(tables[number].iloc[-1]) for number in trapped)
-        which = "" if all(equal) else f", the one favoured at the start in {same} of {len(trapped)},"
-        outcome.append(f"at the end one class{which} takes {at_end} of all guesses in {len(trapped)} of {every} runs")
-        why = [_active_share([runs[number] for number in trapped], mode, -1, "have"), _no_pull(runs[trapped[0]])]
+        which = "" if all(equal) else f", in {same} of them the one favoured at the start"
+        outcome.append(f"at the end one class takes {at_end} of all guesses in {len(trapped)} of {every} runs{which}")
+        alive = _active_share([runs[number] for number in trapped], mode, -1)
+        why = [f"at the end, {alive}" if alive and len(trapped) == every else alive and f"in those, {alive}"]
+        why.append(_no_pull(runs[trapped[0]]))
     if broken := sum(not np.isfinite(value) for value in end):
         outcome.append(f"in {broken} of {every} runs the outputs at the end are not finite")
     accuracy = _interval([run.table("accuracy", mode).iloc[-1].mean(skipna=False) for run in runs])
@@ -228,7 +254,8 @@ def _after(steps: Sequence[int], steps_per_epoch: int) -> str:
         return text
     middle = median(steps)
     assert isinstance(middle, int | float)
-    return f"after a median of {when(middle, steps_per_epoch)} ({steps[0]:,} to {steps[-1]:,} steps)"
+    first, last = when(steps[0], steps_per_epoch), when(steps[-1], steps_per_epoch)
+    return f"after a median of {when(middle, steps_per_epoch)} ({first} to {last})"
 
 
 def _interval(values: Sequence[float]) -> str:
@@ -243,14 +270,14 @@ def _interval(values: Sequence[float]) -> str:
     low, high = (min(values), max(values)) if few else (low, high)
     if high - low < 0.001:
         return share(mean)
-    return f"{share(mean)} ({'' if few else '95 % interval '}{_per_cent(low)} to {_per_cent(high)} %)"
+    return f"{share(mean)} ({'range' if few else '95 % interval'} {_per_cent(low)} to {_per_cent(high)} %)"
 
 
 def _per_cent(fraction: float) -> str:
     return f"{100 * fraction:.3g}"
 
 
-def _active_share(runs: Sequence[Run], mode: str, row: int, verb: str) -> str:
+def _active_share(runs: Sequence[Run], mode: str, row: int) -> str:
     """The share of images outside the most guessed class that have a gradient, as a mean over runs, in words."""
     parts = []
     for run in runs:
@@ -260,7 +287,8 @@ def _active_share(runs: Sequence[Run], mode: str, row: int, verb: str) -> str:
         with np.errstate(invalid="ignore"):
             parts.append((active * count)[others].sum() / count[others].sum())
     alive = float(np.mean(parts))
-    return f"of the images of other classes, {share(alive)} {verb} a gradient" if np.isfinite(alive) else ""
+    have = "had a gradient at initialisation" if row == 0 else "have a gradient"
+    return f"of the images of other classes, {share(alive)} {have}" if np.isfinite(alive) else ""
 
 
 def _no_pull(run: Run) -> str:

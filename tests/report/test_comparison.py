@@ -173,7 +173,7 @@ def test_wrong_labels_are_drawn_summarized_and_put_in_words(tmp_path):
     assert settings.loc[0, ["memorised", "memorised_low", "memorised_high"]].tolist() == pytest.approx([0.7, 0.6, 0.8])
     found = read(tmp_path)
     ((_, words),) = of_wrong_labels(found)  # of the clean runs nothing
-    assert "Of the training images with wrong labels, 70 % (60 to 80 %) are predicted as labelled" in words
+    assert "Of the training images with wrong labels, 70 % (range 60 to 80 %) are predicted as labelled" in words
     clean_axes, wrong_axes = memorisation(found[:1]).axes
     assert wrong_axes.lines[0].get_ydata().tolist() == pytest.approx([0.1, 0.2, 0.7])
     assert (len(clean_axes.lines), len(wrong_axes.lines)) == (5, 7)

@@ -9,7 +9,7 @@ from igb.report.landscape import LossCurve, weight_range
 from igb.report.page import _losses, thinned, write_page
 from igb.report.runs import find_runs
 from igb.report.settings import panels
-from igb.report.verdict import answer, share, when
+from igb.report.verdict import answer, overview, share, when
 from tests.helpers.runs import HEADER, made_run, sweep
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -96,7 +96,9 @@ def test_runs_of_equal_outputs_are_said_to_end_in_one_class(tmp_path):
         overrides, config = [f"seed={seed}"], {"seed": seed}
         made_run(tmp_path / str(seed), rows, overrides=overrides, config=config, started=str(seed))
     report.write([tmp_path])
-    expected = "No class is favoured: the outputs at initialisation are equal. At the end one class takes 90 % of all "
+    expected = (
+        "No class is favoured: the outputs at initialisation are equal. At the end one class takes 90\u00a0% of all "
+    )
     assert f"{expected}guesses in 3 of 3 runs." in page(tmp_path / "report")
 
 
@@ -210,7 +212,7 @@ NAN = float("nan")
         (
             [START, (3, 0.5, 0.5, 0.5), (8, 0.6, 0.7, 0.45)],
             "It left its initial class, cat (80 % of all guesses at initialisation), after 3 batches. Of the images of "
-            "other classes, 100 % had a gradient. Mean accuracy after 2 epochs: 65 %.",
+            "other classes, 100 % had a gradient at initialisation. Mean accuracy after 2 epochs: 65 %.",
         ),
         (
             [START, (1, 0.5, 0.5, 0.5), (2, 0.1, 0.9, 0.1), (3, 0.5, 0.5, 0.5), (8, 0.6, 0.7, 0.45)],
@@ -276,17 +278,15 @@ def test_the_answer_is_about_the_loss_of_the_last_probe(tmp_path, last, expected
 def test_the_answer_over_seeds_counts_runs(tmp_path):
     sweep(tmp_path)
     (text,) = sentences(tmp_path, threshold=0.7)
-    assert text.startswith("At initialisation the most guessed class takes 97 % (90 to 100 %) of all guesses.")
+    assert text.startswith("At initialisation the most guessed class takes 97 % (range 90 to 100 %) of all guesses.")
     assert "2 of 3 runs left that class, after 1 epoch; at the end" in text
-    end = "at the end one class, the one favoured at the start in 1 of 1, takes 90 % of all guesses in 1 of 3 runs."
+    end = "at the end one class takes 90 % of all guesses in 1 of 3 runs, in 1 of them the one favoured at the start."
     assert end in text
     (text,) = sentences(tmp_path, threshold=0.1)
-    assert (
-        "None of 3 runs left that class; at the end one class, the one favoured at the start in 1 of 3, takes" in text
-    )
+    assert "None of 3 runs left that class; at the end one class takes" in text
     (text,) = sentences(tmp_path, threshold=0.95)
-    assert "of all guesses, and 95 % or more in 2 of 3 runs." in text
-    assert "2 of 2 runs left that class, after 1 epoch. Of" in text
+    assert "of all guesses, 95 % or more in 2 of 3 runs." in text
+    assert "2 of 2 of these runs left that class, after 1 epoch. Of" in text
 
 
 def test_the_answer_over_seeds_tells_leaving_one_class_from_leaving_all(tmp_path):
@@ -294,8 +294,8 @@ def test_the_answer_over_seeds_tells_leaving_one_class_from_leaving_all(tmp_path
         rows = [START, (1 + seed, 0.5, 0.5, 0.3), (3, 0.5, 0.5, 0.5), (8, 0.6, 0.7, 0.5)]
         made_run(tmp_path / str(seed), rows, overrides=[f"seed={seed}"], started=str(seed))
     (text,) = sentences(tmp_path)
-    assert "2 of 2 runs left that class, after a median of 1.5 batches (1 to 2 steps); 2 of 2" in text
-    assert "2 of 2 runs stay under 60 % in any class after 3 batches." in text
+    assert "2 of 2 runs left that class, after a median of 1.5 batches (1 batch to 2 batches); 2 of 2" in text
+    assert "2 of 2 stay under 60 % in every class after 3 batches." in text
 
 
 def test_the_answer_over_seeds_counts_what_diverged(tmp_path):
@@ -305,6 +305,30 @@ def test_the_answer_over_seeds_counts_what_diverged(tmp_path):
     assert "None of 2 runs left that class; in 2 of 2 runs the outputs at the end are not finite." in text
     assert "takes  of" not in text
     assert "one class" not in text
+
+
+def test_the_first_line_counts_who_left_and_names_who_did_not(tmp_path):
+    for loss, end in (("ce", 0.5), ("pz", 0.9), ("bl", 0.5)):
+        for seed in range(2):
+            overrides = [f"loss={loss}", f"seed={seed}"]
+            made_run(
+                tmp_path / loss / str(seed), [START, (8, 0.5, 0.5, end)], overrides=overrides, started=f"{loss}{seed}"
+            )
+    found = panels(find_runs([tmp_path])[0])
+    which = "4 of 6 runs left it: at the end no class takes 60 % or more of their guesses."
+    assert overview(found, 0.6) == f"{which} Those that did not: loss=pz (2 of 2)."
+    assert overview([one for one in found if one.title != "loss=pz"], 0.6) == which.replace("6 runs", "4 runs")
+    assert overview(found[:1], 0.6) == ""  # its own sentences say it
+
+
+def test_a_class_that_is_left_for_another_is_not_the_end(tmp_path):
+    for seed in range(2):
+        made_run(
+            tmp_path / str(seed), [START, (1, 0.5, 0.5, 0.2), (8, 0.5, 0.5, 0.1)], overrides=[f"seed={seed}"],
+            started=str(seed),
+        )  # fmt: skip
+    (text,) = sentences(tmp_path)
+    assert "2 of 2 runs left that class, after 1 batch; none stays under 60 % in every class; at the end" in text
 
 
 def test_numbers_read_as_one_says_them():

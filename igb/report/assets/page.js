@@ -229,7 +229,7 @@
       scales: { x: { time: false, distr: 3, range: () => [view.min, view.max] }, y },
       axes: axes((min, max) => logTicks(min, max, data.ticks), (tick) => (tick === null ? "" : tick === initial ? "Init." : short(tick))),
       cursor: { sync: { key: sync.key, scales: ["x", null] }, drag: { x: true, y: false, setScale: false }, points: { size: 5 } },
-      hooks: { setCursor: [tip(where, names)], setSelect: [select], draw: [(plot) => line(plot, 1)] },
+      hooks: { setCursor: [tip(where, names)], setSelect: [select], draw: [(plot) => line(plot, "x", 1)] },
     };
   }
 
@@ -264,17 +264,19 @@
     show(part);
   }
 
-  // The dashed line at the end of epoch one.
-  function line(plot, epoch) {
-    const at = Math.round(plot.valToPos(epoch, "x", true));
-    if (at < plot.bbox.left || at > plot.bbox.left + plot.bbox.width) return;
+  // A dashed line across, such as at the end of epoch one.
+  function line(plot, scale, value) {
+    const at = Math.round(plot.valToPos(value, scale, true));
+    const { left, top, width, height } = plot.bbox;
+    const [from, length] = scale === "x" ? [left, width] : [top, height];
+    if (at < from || at > from + length) return;
     const { ctx } = plot;
     ctx.save();
     ctx.strokeStyle = style("--faint");
     ctx.setLineDash([4, 4]);
     ctx.beginPath();
-    ctx.moveTo(at, plot.bbox.top);
-    ctx.lineTo(at, plot.bbox.top + plot.bbox.height);
+    ctx.moveTo(...(scale === "x" ? [at, top] : [left, at]));
+    ctx.lineTo(...(scale === "x" ? [at, top + height] : [left + width, at]));
     ctx.stroke();
     ctx.restore();
   }
@@ -303,10 +305,11 @@
       for (const [quantity, text] of Object.entries(data.overall)) {
         const label = text + (Object.keys(data.modes).length > 1 ? ` (${mode} statistics)` : "");
         add(
-          chartBox(together, `${label} – epochs, log scale`),
+          chartBox(together, `${label} (over epochs, log scale)`),
           () => {
             const made = lines("settings", data.settings.map((_, k) => (k in panels ? overall(data.panels[panels[k]], quantity) : null)), settingDash);
             Object.assign(made.options, { height: 280, focus: { alpha: 0.2 } });
+            if (quantity === "dominance") made.options.hooks.draw.push((plot) => line(plot, "y", data.threshold));
             return made;
           },
           "settings",
@@ -317,7 +320,7 @@
     for (const panel of data.panels.filter((one) => one.labels)) {
       const row = heading(ofLabels, panel);
       for (const labels of ["clean", "wrong"])
-        add(chartBox(row, `${labels} labels – epochs, log scale`), () => lines("labels", data.label_lines.map((_, k) => column(panel, labels, k)), (k) => data.label_lines[k].dash), "labels");
+        add(chartBox(row, `${labels} labels (over epochs, log scale)`), () => lines("labels", data.label_lines.map((_, k) => column(panel, labels, k)), (k) => data.label_lines[k].dash), "labels");
     }
 
   const NAMES = { probability: "mean probability of the class", accuracy: "accuracy of the class", gradient_share: "share in the gradient norm", active_fraction: "active fraction" };
@@ -325,7 +328,7 @@
     for (const panel of data.panels.filter((one) => one.of_setting)) {
       const row = heading(grid, panel);
       for (const quantity of grid.dataset.quantities.split(" "))
-        add(chartBox(row, `${NAMES[quantity]} – epochs, log scale`), () => curves(panel, quantity, false), "classes");
+        add(chartBox(row, `${NAMES[quantity]} (over epochs, log scale)`), () => curves(panel, quantity, false), "classes");
     }
 
   // The buttons that show and hide a line, in every chart of its kind at once; those of settings single one out.
@@ -358,7 +361,7 @@
       if (names().length > 20) legend.classList.add("many");
       const swatch = element("i", made, undefined, "swatch");
       swatch.style.background = `var(${colour}-${k})`;
-      const dashes = kind === "settings" ? settingDash(k) : kind === "labels" ? data.label_lines[k].dash : [];
+      const dashes = kind === "settings" ? settingDash(k) : kind === "labels" ? data.label_lines[k].dash : dash(k);
       if (dashes?.length) swatch.style.background = `repeating-linear-gradient(90deg, var(${colour}-${k}) 0 ${dashes[0] / 2}px, transparent 0 ${(dashes[0] + 3) / 2}px)`;
       made.append(name);
       made.addEventListener("click", () => toggle(kind, k));
@@ -396,7 +399,7 @@
     element("option", run, panel.title + (panel.count ? ` (mean, ${panel.count})` : "")).value = at;
   });
   const explored = add(
-    chartBox(document.getElementById("explored"), "epochs, log scale"),
+    chartBox(document.getElementById("explored"), "over epochs, log scale"),
     () => {
       const made = curves(data.panels[run.value], quantity.value, logarithmic.checked);
       made.options.height = 320;
