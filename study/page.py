@@ -77,6 +77,16 @@ VERDICTS: tuple[Verdict, ...] = (
         "escaped on `cnn` at 0.001 and 0.0001: `mae` {adam_001_cnn_mae_escaped}, {adam_0001_cnn_mae_escaped}; `pz` "
         "{adam_001_cnn_pz_escaped}, {adam_0001_cnn_pz_escaped}",
     ),
+    Verdict(
+        "**7.** Is there a remedy for a network that Piecewise-zero loss traps?",
+        "Yes",
+        "a beginning with cross-entropy: an epoch of it, or a ramp from it; smaller or smooth cutoffs and lower rates "
+        "hardly help",
+        "a beginning with cross-entropy; cutoffs and rates hardly help",
+        remedies,
+        "escaped: nothing {remedy_none_cnn_escaped}; warm-up {remedy_warmup_cnn_escaped}; ramp "
+        "{remedy_ramp_cnn_escaped}; cutoff 0.05 {remedy_cutoff_05_cnn_escaped}; smooth {remedy_smooth_cnn_escaped}",
+    ),
 )
 
 
