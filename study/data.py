@@ -79,7 +79,7 @@ def figure(frames: Frames) -> Figure:
 
 def numbers(frames: Frames) -> dict[str, str]:
     """What the text says of it."""
-    found = {}
+    found: dict[str, str] = {}
     for key, rows in zip(("gray", "color", "five", "two", "fashion", "tail"), runs(frames).values(), strict=True):
         for loss in LOSSES:
             found[f"data_{key}_{loss}"] = rate(escaped(rows[rows["loss"] == loss]))
@@ -87,7 +87,7 @@ def numbers(frames: Frames) -> dict[str, str]:
         for title, part in _by_favoured(frames, loss).items():
             key = f"tail_{loss}_{title.split()[-1]}"
             found |= {key: rate(escaped(part)), f"{key}_early": interval(part["favoured_early"], ".2f")}
-            found[f"{key}_end"] = interval(part["favoured_end"], ".2f")
+            found[f"{key}_won"] = rate(part["dominant_class"] == part["favoured_class"])
     return found
 
 

@@ -69,6 +69,17 @@ VERDICTS: tuple[Verdict, ...] = (
         "{centred_cnn_10}; winner is the favoured class in {won_dial}, by chance {chance_dial}",
     ),
     Verdict(
+        "**4.** Is the trap one of gray CIFAR-10 in ten classes?",
+        "No",
+        "`cnn` is trapped in colour, on Fashion-MNIST and in five classes; in a long tail a favoured class wins only "
+        "if common",
+        "also in colour, on other images, in a long tail",
+        data,
+        "escaped: colour {data_color_pz}, Fashion-MNIST {data_fashion_pz}, five classes {data_five_pz}, two "
+        "{data_two_pz}; the favoured class wins if it is the commonest in {tail_pz_commonest_won}, if it is the "
+        "rarest in {tail_pz_rarest_won}",
+    ),
+    Verdict(
         "**5.** Does Adam rescue losses with small weights, and not those with none?",
         "No",
         "the length of its steps decides: on `cnn` it rescues neither at 0.001, both at 0.0001",
