@@ -147,6 +147,5 @@ def numbers(frames: Frames) -> dict[str, str]:
     return {
         **{f"error_{network}_{way}": f"{accuracy.loc[network, way]:.3f}" for network in accuracy.index for way in WAYS},
         **{f"below_{network}_{loss}": f"{value:+.3f}" for (network, loss), value in worst.items()},
-        "left_ce": rate(escaped(rows[rows["loss"] == "ce"])),
         "left_mlp": rate(escaped(rows[(rows["loss"] != WRONG_WAY) & (rows["model"] == "mlp")])),
     }
