@@ -16,7 +16,7 @@ from igb import _batches, _checks
 from igb._checks import InputError, one_line
 from igb._settings import without_tf32
 from igb.losses import CrossEntropy, ProbabilityLoss
-from igb.losses.base import weights
+from igb.losses.base import check, weights
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -238,6 +238,7 @@ def measure(
         elsewhere = torch.device("cpu")
         chunks = _checked(images, batch_norm)
     loss = loss if loss is not None else CrossEntropy()
+    check("loss", loss)
     module = getattr(network, "__self__", network)  # of a bound method such as `network.forward`
     if not isinstance(module, nn.Module):
         if batch_norm == "batch":

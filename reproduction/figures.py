@@ -360,5 +360,6 @@ if __name__ == "__main__":
         sys.exit("usage: python -m reproduction.figures FOLDER [PAGE ...]")
     with one_line_exit():
         draw(Path(sys.argv[1]))
-        for page in map(Path, sys.argv[2:]):
-            page.write_text(filled(page, Path(sys.argv[1])), encoding="utf-8")
+        pages = [Path(page) for page in sys.argv[2:]]
+        for page, text in zip(pages, filled(pages, Path(sys.argv[1])), strict=True):
+            page.write_text(text, encoding="utf-8")

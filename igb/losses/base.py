@@ -1,5 +1,6 @@
 """What all losses share: the log-softmax, the check of the target, the reduction."""
 
+import inspect
 from abc import ABC, abstractmethod
 
 import torch
@@ -70,6 +71,17 @@ def with_weight(value: Tensor, weight: Tensor, log_p: Tensor) -> Tensor:
     """
     tangent = -weight.detach() * log_p
     return value.detach() + (tangent - tangent.detach())
+
+
+def check(name: str, loss: nn.Module) -> None:
+    """Raise InputError unless a loss can be called for the mean over a batch and for the loss of each sample."""
+    try:
+        inspect.signature(loss.forward).bind(None, None, reduction="none")
+    except TypeError:
+        raise InputError(
+            f'{name}={type(loss).__name__} must be called as loss(logits, target, reduction="none") for the loss of '
+            "each sample, as those of igb.losses are"
+        ) from None
 
 
 def weights(loss: nn.Module, log_p: Tensor, gradient: Tensor, target: Tensor) -> Tensor:

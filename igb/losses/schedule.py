@@ -5,7 +5,7 @@ from torch import nn
 from igb import _checks
 from igb._checks import InputError
 from igb.losses.all_classes import SumLoss
-from igb.losses.base import ProbabilityLoss
+from igb.losses.base import ProbabilityLoss, check
 from igb.losses.true_class import CrossEntropy
 
 
@@ -26,6 +26,7 @@ class LossSchedule(nn.Module):
         super().__init__()
         self.warmup_epochs = _checks.integer("warmup_epochs", warmup_epochs, at_least=0)
         self.ramp_epochs = _checks.integer("ramp_epochs", ramp_epochs, at_least=0)
+        check("_target_", loss)
         self.loss = loss
         self.warmup = CrossEntropy()
         if ramp_epochs and not isinstance(loss, ProbabilityLoss):

@@ -30,6 +30,7 @@ from igb.losses import (
 )
 from igb.losses.base import weights
 from igb.losses.curve import LINES
+from igb.statistics import measure
 
 OF_TRUE_CLASS = [
     CrossEntropy(), BlurryLoss(), BlurryLoss(detach_weight=True), PiecewiseZeroLoss(), PiecewiseZeroLoss(1.0),
@@ -519,8 +520,24 @@ def test_a_ramp_goes_from_cross_entropy_to_the_loss_linearly_in_the_weight():
     assert set(LossSchedule(loss, ramp_epochs=2).state_dict()) == set(LossSchedule(loss).state_dict())
 
 
+class OfEachSample(torch.nn.Module):
+    """A loss that is none of igb's, but called as they are."""
+
+    def forward(self, logits, target, reduction="mean"):
+        return F.cross_entropy(logits, target, reduction=reduction)
+
+
+def test_a_loss_that_does_not_give_that_of_each_sample_is_refused():
+    must = r'=CrossEntropyLoss must be called as loss\(logits, target, reduction="none"\)'
+    with pytest.raises(InputError, match=f"^_target_{must}"):
+        LossSchedule(torch.nn.CrossEntropyLoss())
+    with pytest.raises(InputError, match=f"^loss{must}"):
+        measure(torch.nn.Linear(3, 2), torch.zeros(4, 3), [0, 1, 0, 1], loss=torch.nn.CrossEntropyLoss())
+    assert LossSchedule(OfEachSample()).phases()[0][0] == 0
+
+
 def test_a_ramp_needs_a_loss_of_igbs():
     with pytest.raises(InputError, match=r"ramp_epochs=1 needs a loss that is an igb\.losses\.ProbabilityLoss"):
-        LossSchedule(torch.nn.CrossEntropyLoss(), ramp_epochs=1)
+        LossSchedule(OfEachSample(), ramp_epochs=1)
     with pytest.raises(InputError, match="ramp_epochs=-1 must be a whole number of at least 0"):
         LossSchedule(CrossEntropy(), ramp_epochs=-1)

@@ -159,7 +159,7 @@ def test_a_stage_runs_and_is_collected_and_drawn(stage, command, tmp_path):
     page = tmp_path / "page.md"
     page.write_text("".join(f"<!-- table: {name} -->\n<!-- end -->\n" for name in [*wanted, "stages"]))
     figures.draw(tmp_path / "page")
-    assert pages.filled(page, tmp_path / "page").count("\n| --- |") == len(wanted) + 1
+    assert next(pages.filled([page], tmp_path / "page")).count("\n| --- |") == len(wanted) + 1
     for name, (needs, _) in figures.FIGURES.items():
         assert (tmp_path / "page" / f"{name}.png").exists() == (set(needs) <= {stage, f"{stage}_classes"})
 
@@ -674,13 +674,10 @@ def test_a_folder_without_csv_files_is_refused_and_no_page_is_written(tmp_path):
         common.read(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "page",
-    [ROOT / "docs" / "reproduction.md", *sorted(FOLDER.glob("*.md"))],
-    ids=lambda page: page.name,
-)
-def test_a_page_has_the_tables_of_the_csv_files(page):
-    assert pages.filled(page, FOLDER) == page.read_text()
+def test_the_pages_have_the_tables_and_numbers_of_the_csv_files():
+    files = [ROOT / "docs" / "reproduction.md", *sorted(FOLDER.glob("*.md"))]
+    for page, text in zip(files, pages.filled(files, FOLDER), strict=True):
+        assert text == page.read_text(), page.name
     for name, (needs, _) in figures.FIGURES.items():
         assert (FOLDER / f"{name}.png").exists() == all((FOLDER / f"{file}.csv").exists() for file in needs)
 
