@@ -7,6 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
+# `cred_expire` is also how long SLURM holds a job that is queued again: two minutes if nothing else is said.
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 CONFIG = """
 ClusterName=igb
@@ -14,6 +15,7 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
+AuthInfo=cred_expire=20
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
 SlurmctldPidFile={folder}/slurmctld.pid

@@ -1,11 +1,13 @@
 """Sweeps on a real SLURM of one node, disturbed in every way that clusters know; needs root: `make test-slurm`."""
 
+import functools
 import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -87,23 +89,24 @@ class Sweep:
         raise AssertionError(f"no job of loss={loss} is in the queue")
 
 
-def undisturbed(sweep, loss, tmp_path):
-    """What the run of a loss leaves when nothing comes between, on the same machine without SLURM."""
-    folder = tmp_path / "undisturbed" / loss
-    recorded = sweep.runs()[loss] / ".hydra" / "overrides.yaml"
-    overrides = [line[2:].strip() for line in recorded.read_text().splitlines()]
-    command = [sys.executable, "-m", "igb", *map(unquoted, overrides), f"hydra.run.dir={folder}"]
-    subprocess.run(command, check=True, capture_output=True)
-    return content(folder)
+@functools.cache
+def undisturbed(*overrides):
+    """What a run leaves when nothing comes between, on the same machine without SLURM."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "igb", *overrides, f"hydra.run.dir={folder}/run"]
+        subprocess.run(command, check=True, capture_output=True)
+        return content(Path(folder) / "run")
 
 
 def unquoted(line):
     return shlex.split(line)[0] if line.startswith("'") else line
 
 
-def check(sweep, tmp_path, *losses):
+def check(sweep, *losses):
     for loss in losses:
-        assert content(sweep.runs()[loss]) == undisturbed(sweep, loss, tmp_path), loss
+        folder = sweep.runs()[loss]
+        lines = (folder / ".hydra" / "overrides.yaml").read_text().splitlines()
+        assert content(folder) == undisturbed(*(unquoted(line[2:].strip()) for line in lines)), loss
 
 
 def resumed(sweep, loss):
@@ -119,7 +122,7 @@ def test_a_sweep_runs_to_its_end(cluster, tmp_path):
     assert "igb: 3 completed, 0 diverged, 0 failed\n" in output
     (script,) = (tmp_path / "multirun" / "sweep" / "slurm").glob("*/[0-9]*_submission.sh")
     assert f" env IN=container {shlex.quote(sys.executable)} -u -m submitit" in script.read_text()
-    check(sweep, tmp_path, "ce", "bl", "pz")
+    check(sweep, "ce", "bl", "pz")
 
 
 def test_a_job_at_its_time_limit_is_queued_again_and_finishes(cluster, tmp_path):
@@ -131,7 +134,7 @@ def test_a_job_at_its_time_limit_is_queued_again_and_finishes(cluster, tmp_path)
     status, output = sweep.end(580)
     assert status == 0, output
     assert 0 < resumed(sweep, "ce")[0] < 44
-    check(sweep, tmp_path, "ce")
+    check(sweep, "ce")
 
 
 def test_a_cancelled_job_is_seen_and_hides_no_other(cluster, tmp_path):
@@ -147,11 +150,11 @@ def test_a_cancelled_job_is_seen_and_hides_no_other(cluster, tmp_path):
     assert status == 0, output
     assert "igb: 1 of 2 runs are already finished\n" in output
     assert len(resumed(sweep, "pz")) == 1
-    check(sweep, tmp_path, "ce", "pz")
+    check(sweep, "ce", "pz")
 
 
 def test_jobs_that_slurm_takes_away_go_on(cluster, tmp_path):
-    """One that is queued again and one that is preempted; SLURM holds both for two minutes."""
+    """One that is queued again and one that is preempted; SLURM holds both for a while."""
     sweep = Sweep(cluster, tmp_path, *LONG, "loss=bl,pz")
     sweep.wait_for_steps("bl")
     sweep.wait_for_steps("pz")
@@ -160,7 +163,7 @@ def test_jobs_that_slurm_takes_away_go_on(cluster, tmp_path):
     status, output = sweep.end(580)
     assert status == 0, output
     assert [len(resumed(sweep, loss)) for loss in ("bl", "pz")] == [1, 1]
-    check(sweep, tmp_path, "bl", "pz")
+    check(sweep, "bl", "pz")
 
 
 def test_the_devices_of_a_job_stop_and_go_on_together(cluster, tmp_path):
@@ -174,7 +177,7 @@ def test_the_devices_of_a_job_stop_and_go_on_together(cluster, tmp_path):
     assert status == 0, output
     assert len(resumed(sweep, "ce")) == 1
     assert json.loads((sweep.runs()["ce"] / "run.json").read_text())["devices"] == 2
-    check(sweep, tmp_path, "ce")
+    check(sweep, "ce")
 
 
 def test_a_killed_process_is_seen_and_its_sweep_goes_on(cluster, tmp_path):
@@ -193,7 +196,7 @@ def test_a_killed_process_is_seen_and_its_sweep_goes_on(cluster, tmp_path):
     status, output = sweep.end()
     assert status == 0, output
     assert len(resumed(sweep, "ce")) == 1
-    check(sweep, tmp_path, "ce")
+    check(sweep, "ce")
 
 
 def test_a_launcher_that_is_killed_finds_its_jobs_again(cluster, tmp_path):
@@ -206,7 +209,7 @@ def test_a_launcher_that_is_killed_finds_its_jobs_again(cluster, tmp_path):
     assert status == 0, output
     assert "igb: 0 jobs submitted, 2 already in the queue\n" in output
     assert not resumed(sweep, "ce") + resumed(sweep, "pz")
-    check(sweep, tmp_path, "ce", "pz")
+    check(sweep, "ce", "pz")
 
 
 def test_ctrl_c_leaves_the_jobs_alone(cluster, tmp_path):
