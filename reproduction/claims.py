@@ -187,7 +187,7 @@ def of_points(frames: Frames) -> pd.DataFrame:
         dominance, half = mean_and_half(some["dominance"])
         rows.append(
             {
-                "data": stage, **dict(zip(POINT, point, strict=True)), "phase": fixed_point(*point[:3]).phase,
+                "data": stage, **dict(zip(POINT, point, strict=True)), "phase": _phase(*point[:3]),
                 "expected": expected, "drift_ratio": np.exp(ratio), "least": np.exp(ratio - ratio_half),
                 "most": np.exp(ratio + ratio_half),
                 "expected_dominance": dominance_of(expected, CLASSES[stage]), "dominance": dominance,
@@ -195,6 +195,11 @@ def of_points(frames: Frames) -> pd.DataFrame:
             }
         )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+@functools.cache
+def _phase(activation: str, weight_variance: float, bias_variance: float) -> str:
+    return fixed_point(activation, weight_variance, bias_variance).phase
 
 
 def phase_seen(shallow: float, deep: float) -> str:

@@ -72,6 +72,7 @@ def test_names_are_those_of_folders(tmp_path):
     assert names == ["key=a_b", "key=a_b_2", "key=" + "x" * 146]
 
 
+@pytest.mark.slow
 def test_the_whole_report_imports_no_torch(tmp_path):
     sweep(tmp_path)
     code = "import sys; from igb import cli; cli.report(); print('torch' in sys.modules, 'tensorflow' in sys.modules)"

@@ -125,7 +125,7 @@ def test_runs_without_the_key_of_an_axis_do_not_break_it(tmp_path):
     assert all(one.edges == {} for one in regime_maps(runs))
 
 
-def test_the_page_has_the_picture_and_the_tables_the_numbers(tmp_path):
+def test_the_page_has_the_picture_and_the_tables_the_numbers(tmp_path, undrawn):
     for seed in range(3):
         a_run(tmp_path, seed=seed)
     report.write([tmp_path])

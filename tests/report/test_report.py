@@ -115,7 +115,7 @@ def test_the_report_writes_figures_and_table_and_says_where(finished, tmp_path, 
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_several_folders_are_read_as_one_and_land_in_the_first(finished, tmp_path):
+def test_several_folders_are_read_as_one_and_land_in_the_first(finished, tmp_path, undrawn):
     for loss in ("ce", "pz"):
         shutil.copytree(finished / loss, tmp_path / loss / loss)
     assert report.write([tmp_path / "ce", tmp_path / "pz"]) == tmp_path / "ce" / "report"
@@ -328,7 +328,7 @@ def test_many_classes_with_long_names_in_any_script_have_figures(tmp_path):
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_the_table_is_written_as_csv_and_parquet(finished, tmp_path):
+def test_the_table_is_written_as_csv_and_parquet(finished, tmp_path, undrawn):
     report.write([finished], tmp_path, csv=True, parquet=True)
     table = igb.load_runs(finished)
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "runs.parquet"), table)
