@@ -121,11 +121,11 @@ def median_and_range(values: "pd.Series[float]", digits: str = ".2f") -> str:
 
 
 def interval(values: "pd.Series[float]", digits: str = ".2f") -> str:
-    """Mean ± half the width of its 95 % interval."""
-    if values.empty:
-        return "-"
+    """Mean ± half the width of its 95 % interval; the values themselves where there are fewer than three."""
+    if len(values) < 3:
+        return listed([f"{value:{digits}}" for value in values]) if len(values) else "-"
     mean, half = mean_and_half(values)
-    return f"{mean:{digits}}" + (f" ± {half:{digits}}" if len(values) > 1 else "")
+    return f"{mean:{digits}} ± {half:{digits}}"
 
 
 def mean_and_half(values: "pd.Series[float]") -> tuple[float, float]:

@@ -201,7 +201,7 @@ VERDICTS = (
         "**D.** BL (γ = 0.7): as CE but slower, accuracies lagging",
         "In part",
         "with p_y^γ held constant, at small rates; as equation (2) is written it collapses onto one class",
-        "with its weight held constant, at small rates; as written it collapses",
+        "at small rates, weight held constant, few seeds; as written it collapses",
         ("epoch_one", "long_run_classes"),
         _d,
         "epoch_one",
@@ -209,9 +209,10 @@ VERDICTS = (
     Verdict(
         "**E.** PZ: the favoured class stays above all others and rises again, the others fall; its accuracy stays "
         "perfect, the others' poor",
-        "Seen once",
-        "from `replaced_conv1` at 0.01; else a few classes share, or one stands alone that is seldom the favoured one",
-        "else a few classes share, or another one stands alone",
+        "In part",
+        "in single runs, from `replaced_conv1` at 0.01; else a few classes share, or one stands alone, seldom the "
+        "favoured one",
+        "in single runs; else a few classes share, or another stands alone",
         PZ_NEEDS,
         _e,
         "favoured_conv1",
@@ -219,9 +220,9 @@ VERDICTS = (
     Verdict(
         "**F.** The initially favoured class is the one that dominates under PZ",
         "No",
-        "it leads as often as chance would have it, as far as ten seeds can tell; at a small rate it survives more "
+        "it does not always lead, and ten seeds cannot tell how often from chance; at a small rate it survives more "
         "often",
-        "ten seeds cannot tell it from chance",
+        "ten seeds cannot tell it from chance; mostly another class",
         PZ_NEEDS,
         _f,
         "favoured_conv1",

@@ -99,9 +99,10 @@ def bands(frames: Frames) -> str:
         part = rows[rows["common_step"].between(low, high, inclusive="left")]
         if len(part):
             title = f"{low:g} to {high:g}" if high < math.inf else f"{low:g} or more"
-            networks = ", ".join(MODELS[name] for name in part["network"].unique())
+            counts = part["network"].value_counts(sort=False)
+            networks = ", ".join(f"{MODELS[str(name)]} ({count})" for name, count in counts.items())
             table.append([title, rate(escaped(part)), interval(part["mean_accuracy"], ".2f"), networks])
-    return markdown(["common step", "escaped within 300 steps", "accuracy", "networks"], table)
+    return markdown(["common step", "escaped within 300 steps", "accuracy", "networks (runs)"], table)
 
 
 def figure(frames: Frames) -> Figure:

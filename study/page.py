@@ -91,9 +91,9 @@ VERDICTS: tuple[Verdict, ...] = (
     Verdict(
         "**7.** Is there a remedy for a network that Piecewise-zero loss traps?",
         "Yes",
-        "a beginning with cross-entropy: an epoch of it, or a ramp from it; smaller or smooth cutoffs and lower rates "
-        "hardly help",
-        "a beginning with cross-entropy; cutoffs and rates hardly help",
+        "beginning with cross-entropy, for an epoch or fading out; from a cutoff of 0.2 smaller or smooth ones and "
+        "lower rates rarely free it",
+        "a beginning with cross-entropy; with a large cutoff little else helps",
         remedies,
         "escaped: nothing {remedy_none_cnn_escaped}; warm-up {remedy_warmup_cnn_escaped}; ramp "
         "{remedy_ramp_cnn_escaped}; cutoff 0.05 {remedy_cutoff_05_cnn_escaped}; smooth {remedy_smooth_cnn_escaped}",
