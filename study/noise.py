@@ -40,9 +40,14 @@ def memorised(frames: Frames) -> str:
 
 
 def ranks(frames: Frames) -> pd.DataFrame:
-    """For each run and epoch the rank correlation, over classes, of guesses at the start and of what is memorised."""
+    """For each epoch of a run that escaped the rank correlation, over classes, of guesses at the start and memorised.
+
+    In a run that is trapped what is memorised are the wrong labels of the one class that is guessed.
+    """
     found = []
-    for (loss, seed), part in classes(frames).groupby(["loss", "seed"]):
+    rows = runs(frames)
+    left = rows[escaped(rows)][["loss", "seed"]]
+    for (loss, seed), part in classes(frames).merge(left).groupby(["loss", "seed"]):
         start = part[part["epoch"] == 0].set_index("class")["guess_fraction"]
         for epoch, some in part[part["epoch"] > 0].groupby("epoch"):
             if some["memorised"].nunique() > 1:

@@ -283,9 +283,17 @@ def differing(runs: Sequence[Run]) -> list[str]:
 
 
 def described(run: Run, keys: Sequence[str]) -> str:
-    """A name made of the values of some keys; without any, the loss or the folder's name."""
-    values = {key: run.value(key) for key in keys}
-    given = ", ".join(f"{key}={value}" for key, value in values.items() if value is not None)
+    """A name made of the values of some keys; without any, the loss or the folder's name.
+
+    A run started from Python has no names of options: its loss is `loss=CrossEntropy`, by the class that it is.
+    """
+    values = {key: value for key in keys if (value := run.value(key)) is not None}
+    given = ", ".join(
+        f"{key.removesuffix('._target_')}={str(value).rpartition('.')[2]}"
+        if key.endswith("._target_")
+        else f"{key}={value}"
+        for key, value in values.items()
+    )
     return given or (f"loss={run.value('loss')}" if run.value("loss") is not None else run.folder.name)
 
 

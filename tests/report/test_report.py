@@ -339,6 +339,16 @@ def test_the_table_is_written_as_csv_and_parquet(finished, tmp_path, undrawn):
     assert not list(tmp_path.glob("runs.*"))  # which would be of the report before
 
 
+def test_runs_started_from_python_are_named_by_the_classes_of_their_parts(tmp_path):
+    for name, loss in {
+        "a": {"_target_": "igb.losses.CrossEntropy"},
+        "b": {"_target_": "my.losses.Poly", "epsilon": 2},
+    }.items():
+        made_run(tmp_path / name, [(0, 0.9, 0.1, 0.8)], config={"seed": 0, "loss": loss}, started=name)
+    runs, _ = find_runs([tmp_path])
+    assert [run.label for run in runs] == ["loss=CrossEntropy", "loss=Poly, loss.epsilon=2"]
+
+
 def test_a_missing_override_has_the_value_of_the_config(tmp_path):
     config = {"seed": 0, "optimizer": {"lr": 0.001}, "loss": {"gamma": 0.7}}
     made_run(tmp_path / "a", [(0, 0.9, 0.1, 0.8)], overrides=["loss=bl"], config=config)
