@@ -113,7 +113,16 @@ def numbers(frames: Frames) -> dict[str, str]:
             found[f"{stage}_escaped_{round(10 * float(value))}"] = rate(escaped(part))
     for row in winners(frames).itertuples():
         found |= {f"won_{row.runs}": rate(row.won), f"chance_{row.runs}": f"{100 * row.chance:.0f} %"}
+    return found | centred(frames)
+
+
+def centred(frames: Frames) -> dict[str, str]:
+    """What the text says of networks with a centred head."""
+    found: dict[str, str] = {}
     for (model, cutoff), part in _centered(frames):
         key = f"centred_{model}_{round(100 * float(cutoff))}"
-        found |= {key: rate(escaped(part)), f"{key}_dominance": f"{part['dominance_start'].mean():.2f}"}
+        found |= {
+            key: rate(escaped(part)), f"{key}_dominance": f"{part['dominance_start'].mean():.2f}",
+            f"{key}_ratio": f"{part['drift_ratio_start'].median():.2g}",
+        }  # fmt: skip
     return found

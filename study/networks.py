@@ -9,6 +9,7 @@ from scipy.stats import mannwhitneyu
 
 from igb._plots import COLOURS, log_axis
 from reproduction.common import Frames, interval, markdown, rate
+from study.dial import centred
 from study.runs import MODELS, by_batch, escaped
 
 NEEDS = ("cutoffs", "architectures", "norms", "rates", "center", "features")
@@ -137,8 +138,4 @@ def numbers(frames: Frames) -> dict[str, str]:
         found |= {f"step_{network}": f"{part['common_step'].median():.2g}"}
     for network, part in frames["features"].groupby("network"):
         found[f"common_{network}"] = f"{part['common'].mean():,.0f}"
-    centred = by_batch(frames["center"])
-    for model, part in centred[centred["cutoff"] == CUTOFFS[0]].groupby("model"):
-        drift = f"{part['drift_ratio_start'].median():.2g}"
-        found |= {f"no_drift_{model}": rate(escaped(part)), f"no_drift_{model}_ratio": drift}
-    return found
+    return found | centred(frames)

@@ -56,7 +56,7 @@ VERDICTS: tuple[Verdict, ...] = (
         "step size decides; neither depth, batch norm nor drift is needed",
         networks,
         "escaped at the rates 0.001 and 0.01: `cnn` {rate_cnn_0001}, {rate_cnn_001}, at 0.01 with a drift ratio of "
-        "{no_drift_cnn_ratio} {no_drift_cnn}; MLP {rate_mlp_0001}, {rate_mlp_001}, at 0.1 {rate_mlp_01}",
+        "{centred_cnn_10_ratio} {centred_cnn_10}; MLP {rate_mlp_0001}, {rate_mlp_001}, at 0.1 {rate_mlp_01}",
     ),
     Verdict(
         "**3.** Does less bias at the start mean an earlier escape under Piecewise-zero loss?",
