@@ -6,10 +6,12 @@ probe; `<stage>_classes.csv`, one for each class too, in evaluation mode, for th
 one; and `runs.csv`, a row for each run with its status and cost, those of stages not begun among them.
 """
 
+import io
 import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -59,33 +61,28 @@ GUESSED = 0.5  # of the uniform share 1/C: a class with at least that guess frac
 def collect(sweeps: Path, folder: Path) -> None:
     """Write the tables of all stages that have runs in `sweeps` into `folder`.
 
-    A stage without a folder in `sweeps` keeps the tables it has. Raises InputError, and writes nothing, if there is
-    none at all, or fewer finished runs of one than its tables have.
+    Rows of runs that are not there stay as they are, so that a stage can be run in parts and on several machines.
+    Raises InputError if there is no stage at all.
     """
     found = {stage: sweeps / stage for stage in STAGES if (sweeps / stage).is_dir()}
     if not found:
         raise InputError(f"{sweeps} holds none of the stages: {', '.join(STAGES)}")
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "runs.csv"
-    kept = pd.read_csv(file, dtype=object) if file.exists() else pd.DataFrame({"stage": [], "status": []})
-    read = {stage: find_runs([sweep]) for stage, sweep in found.items()}
-    finished = {stage: [run for run in runs if run.info["status"] in FINAL] for stage, (runs, _) in read.items()}
-    for stage, some in finished.items():
-        had = ((kept["stage"] == stage) & kept["status"].isin(FINAL)).sum()
-        if len(some) < had:
-            raise InputError(
-                f"{found[stage]} has {len(some)} finished runs, but the tables in {folder} are of {had}: "
-                "collect all of them, or into another folder"
-            )
+    kept = pd.DataFrame(columns=["stage", *KEYS.values(), "status"], dtype=str)
+    if file.exists():
+        kept = pd.read_csv(file, dtype=str, keep_default_na=False)
     of_runs = []
     for stage in STAGES:
         begun = kept[(kept["stage"] == stage) & (kept["status"] != "not begun")]
-        if stage in read:
-            runs, left_out = read[stage]
+        if stage in found:
+            runs, left_out = find_runs([found[stage]])
             print(f"{stage}: {len(runs)} runs, {len(left_out)} without a probe")
-            _tabulate(stage, finished[stage], folder)
+            _tabulate(stage, [run for run in runs if run.info["status"] in FINAL], folder)
             rows = [{"stage": stage} | keys(run) | cost(run) for run in runs]
-            begun = pd.DataFrame(rows + [{"stage": stage, "status": "without a probe"}] * len(left_out), dtype=object)
+            new = pd.DataFrame(rows + [{"stage": stage, "status": "without a probe"}] * len(left_out), dtype=object)
+            others = begun[begun["status"].isin(FINAL)]
+            begun = _with_others(_text(new), others, list(KEYS.values())) if len(new) else others
         missing = described(stage) - len(begun)
         of_runs += [begun, pd.DataFrame([{"stage": stage, "status": "not begun"}] * missing)]
     pd.concat([part for part in of_runs if len(part)], ignore_index=True).to_csv(file, index=False)
@@ -198,9 +195,31 @@ def _write(parts: Sequence[tuple[Run, pd.DataFrame]], known: list[str], file: Pa
     ]
     whole = pd.concat(tables, ignore_index=True)
     given = [name for name in known if whole[name].notna().any()]  # not all initialisers have a weight variance
-    whole = whole[[*given, *whole.columns.drop(known)]].sort_values(given, kind="stable")
+    whole = whole[[*given, *whole.columns.drop(known)]]
     text = {name: whole[name].map("{:.5g}".format) for name in whole.columns.drop(given) if whole[name].dtype == float}
-    whole.assign(**text).to_csv(file, index=False)
+    whole = _text(whole.assign(**text))
+    if file.exists():
+        kept = pd.read_csv(file, dtype=str, keep_default_na=False)
+        whole = _with_others(whole, kept, [name for name in given if name != "batch_norm"])
+    whole.sort_values(given, kind="stable", key=_numbers).to_csv(file, index=False)
+
+
+def _text(table: pd.DataFrame) -> pd.DataFrame:
+    """A table as it is in a file."""
+    return pd.read_csv(io.StringIO(table.to_csv(index=False)), dtype=str, keep_default_na=False)
+
+
+def _with_others(new: pd.DataFrame, kept: pd.DataFrame, known: list[str]) -> pd.DataFrame:
+    """The rows of `kept` that are of none of the new runs, and the new ones."""
+    known = [name for name in known if name in new and name in kept]
+    others = kept[~kept.set_index(known).index.isin(new.set_index(known).index)]
+    return pd.concat([others, new], ignore_index=True).fillna("")
+
+
+def _numbers(column: "pd.Series[str]") -> "pd.Series[Any]":
+    """The values of a column, as numbers if they are."""
+    values = pd.to_numeric(column, errors="coerce")
+    return column if values.isna().any() else values
 
 
 def main() -> None:

@@ -713,15 +713,21 @@ def test_stages_not_begun_are_listed_with_the_runs_of_their_descriptions(tmp_pat
     assert [line.split(" | ")[0] for line in lines[2:]] == [*(f"| `{stage}`" for stage in STAGES), "| all"]
 
 
-def test_tables_of_more_finished_runs_are_not_lost_to_fewer(tmp_path):
-    for seed in (0, 1):
-        tiny_run(tmp_path / "sweeps" / "initialisation" / str(seed), "trainer.max_epochs=0", f"seed={seed}")
-    collect(tmp_path / "sweeps", tmp_path / "page")
-    before = {file.name: file.read_text() for file in (tmp_path / "page").iterdir()}
-    shutil.rmtree(tmp_path / "sweeps" / "initialisation" / "1")
-    with pytest.raises(InputError, match=r"initialisation has 1 finished runs, but the tables in .*page are of 2"):
-        collect(tmp_path / "sweeps", tmp_path / "page")
-    assert {file.name: file.read_text() for file in (tmp_path / "page").iterdir()} == before
+def test_rows_of_runs_of_another_machine_stay(tmp_path):
+    for seed in (0, 1, 10):
+        tiny_run(tmp_path / "sweeps" / "favoured_conv1" / str(seed), "trainer.max_steps=1", f"seed={seed}")
+    collect(tmp_path / "sweeps", tmp_path / "whole")
+    for part, seeds in (("here", (10,)), ("there", (1, 0))):
+        for seed in seeds:
+            here = tmp_path / part / "favoured_conv1" / str(seed)
+            here.parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "sweeps" / "favoured_conv1" / str(seed)).rename(here)
+        for _ in range(2):
+            collect(tmp_path / part, tmp_path / "parts")
+    for name in ("favoured_conv1.csv", "favoured_conv1_classes.csv"):
+        assert (tmp_path / "parts" / name).read_text() == (tmp_path / "whole" / name).read_text()
+    whole, parts = (set((tmp_path / name / "runs.csv").read_text().splitlines()) for name in ("whole", "parts"))
+    assert whole == parts
 
 
 def test_a_stage_that_was_not_run_again_keeps_its_tables(tmp_path):
