@@ -5,11 +5,12 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from igb._plots import COLOURS
-from reproduction.common import Frames, interval, markdown, mean_and_half, rate
+from reproduction.common import Frames, interval, markdown, rate
 from study.runs import escaped
 
 NEEDS = ("noise", "noise_warmup", "noise_classes", "noise_warmup_classes")
 TITLES = {"ce": "ce", "gce": "gce", "phuber": "phuber", "pz_smooth": "pz_smooth", "pz": "pz after an epoch of ce"}
+SHOWN = [COLOURS[place] for place in (0, 2, 4, 5, 7)]
 PANELS = {"accuracy": "accuracy on test images", "memorised": "wrong labels memorised"}
 
 
@@ -23,20 +24,25 @@ def classes(frames: Frames) -> pd.DataFrame:
     return pd.concat([frames["noise_classes"], frames["noise_warmup_classes"]])
 
 
+def outcomes(frames: Frames) -> pd.DataFrame:
+    """A row for each run: whether it `left` its guess, its best accuracy on test images, and what it came to."""
+    of_epochs = classes(frames).groupby(["loss", "seed", "epoch"])["accuracy"].mean()
+    best = of_epochs.groupby(["loss", "seed"]).max().rename("best").reset_index()
+    rows = runs(frames)
+    return rows.assign(left=escaped(rows)).merge(best, on=["loss", "seed"])
+
+
 def memorised(frames: Frames) -> str:
-    """What each loss makes of wrong labels by its last epoch, and of test images."""
-    rows, of_classes = runs(frames), classes(frames)
+    """What each loss makes of wrong labels and of test images by its last epoch, in runs that left and in others."""
+    rows = outcomes(frames)
     table = []
     for loss, title in TITLES.items():
         part = rows[rows["loss"] == loss]
-        best = (
-            of_classes[of_classes["loss"] == loss].groupby(["seed", "epoch"])["accuracy"].mean().groupby("seed").max()
-        )
-        shares = [
-            interval(values, ".2f") for values in (part["memorised"], part["recovered"], best, part["mean_accuracy"])
-        ]
-        table.append([f"`{loss}`{title[len(loss) :]}", *shares, rate(escaped(part))])
-    return markdown(["loss", "memorised", "recovered", "best accuracy", "at the end", "escaped"], table)
+        for left, name in ((True, "left"), (False, "trapped")):
+            if len(some := part[part["left"] == left]):
+                shares = [interval(some[one]) for one in ("memorised", "recovered", "best", "mean_accuracy")]
+                table.append([f"`{loss}`{title[len(loss) :]}", f"{len(some)} of {len(part)} {name}", *shares])
+    return markdown(["loss", "runs", "memorised", "recovered", "best accuracy", "accuracy at the end"], table)
 
 
 def ranks(frames: Frames) -> pd.DataFrame:
@@ -69,17 +75,15 @@ def first(frames: Frames) -> str:
 
 
 def figure(frames: Frames) -> Figure:
-    """Accuracy on test images and what is memorised over the epochs: a line a loss, the mean over seeds."""
+    """Accuracy on test images and what is memorised over the epochs: a line a run, in the colour of its loss."""
     of_classes = classes(frames)
-    drawn = Figure(figsize=(7.2, 2.6), layout="constrained")
+    drawn = Figure(figsize=(7.2, 2.8), layout="constrained")
     panels = drawn.subplots(1, len(PANELS))
     for axes, (quantity, title) in zip(panels, PANELS.items(), strict=True):
-        for colour, (loss, name) in zip(COLOURS[::2], TITLES.items(), strict=True):
-            part = of_classes[of_classes["loss"] == loss].groupby(["epoch", "seed"])[quantity].mean().unstack()
-            average, half = zip(*(mean_and_half(row) for _, row in part.iterrows()), strict=True)
-            low, high = ([a + sign * h for a, h in zip(average, half, strict=True)] for sign in (-1, 1))
-            axes.plot(part.index, average, color=colour, linewidth=1.2, label=name)
-            axes.fill_between(part.index, low, high, color=colour, alpha=0.15, linewidth=0)
+        for colour, (loss, name) in zip(SHOWN, TITLES.items(), strict=True):
+            lines = of_classes[of_classes["loss"] == loss].groupby(["epoch", "seed"])[quantity].mean().unstack()
+            labels = [name, *[None] * (len(lines.columns) - 1)]
+            axes.plot(lines.index, lines, color=colour, linewidth=1.0, alpha=0.8, label=labels)
         axes.set(xlabel="epoch", title=title, ylim=(0, None))
     drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     return drawn
@@ -87,14 +91,13 @@ def figure(frames: Frames) -> Figure:
 
 def numbers(frames: Frames) -> dict[str, str]:
     """What the text says of it."""
-    rows = runs(frames)
+    rows, early = outcomes(frames), ranks(frames)
+    early = early[early["epoch"] == 1]
     found: dict[str, str] = {}
     for loss in TITLES:
         part = rows[rows["loss"] == loss]
-        found |= {
-            f"noise_{loss}_{name}": interval(part[name], ".2f") for name in ("memorised", "recovered", "mean_accuracy")
-        }
-    early = ranks(frames)
-    for loss in TITLES:
-        found[f"noise_{loss}_rank"] = interval(early[(early["loss"] == loss) & (early["epoch"] == 1)]["rank"], ".2f")
+        found[f"noise_{loss}_left"] = rate(part["left"])
+        for name in ("memorised", "recovered", "best", "mean_accuracy"):
+            found[f"noise_{loss}_{name}"] = interval(part[part["left"]][name])
+        found[f"noise_{loss}_rank"] = interval(early[early["loss"] == loss]["rank"])
     return found
