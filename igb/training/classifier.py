@@ -105,8 +105,15 @@ class Classifier(pl.LightningModule):
         return optimizer
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Count steps where Lightning looks for them: checkpoints of schema 1 have them under its own optimisation."""
-        loop = checkpoint["loops"]["fit_loop"]
+        """Say where the run is: checkpoints of schema 1 have its steps elsewhere, those of resumed runs too few epochs.
+
+        Lightning begins no epoch anew that it resumes at the end of one, and would repeat an epoch the next time.
+        """
+        loop, step = checkpoint["loops"]["fit_loop"], checkpoint["global_step"]
         steps = loop["epoch_loop.manual_optimization.optim_step_progress"]
-        if steps["total"]["completed"] != checkpoint["global_step"]:
-            steps["total"] = dict.fromkeys(steps["total"], checkpoint["global_step"])
+        if steps["total"]["completed"] != step:
+            steps["total"] = dict.fromkeys(steps["total"], step)
+        data: Any = self.trainer.datamodule
+        begun = -(-step // data.steps_per_epoch)
+        for counts in loop["epoch_progress"].values():
+            counts.update(ready=begun, started=begun, processed=begun - 1, completed=begun - 1)

@@ -54,6 +54,46 @@ def test_a_stopped_run_goes_on_to_the_same_end(tmp_path, monkeypatch, undisturbe
     assert json.loads((folder / "run.json").read_text())["resumed"] == [step]
 
 
+LONGER = "trainer.max_steps=140"  # of epochs of 45
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory):
+    return content(tiny_run(tmp_path_factory.mktemp("longer") / "run", *FEW, LONGER))
+
+
+@pytest.mark.parametrize("steps", [(45, 90), (45, 100), (30, 45, 90, 135), (44, 45, 46), (45, 60, 90, 91)])
+def test_a_run_that_is_stopped_again_and_again_comes_to_the_same_end(tmp_path, monkeypatch, longer, steps):
+    folder = tmp_path / "run"
+    for step in steps:
+        stop_at(monkeypatch, step, LONGER, folder=folder)
+        assert checkpoints.latest(folder).step == step
+    tiny_run(folder, *FEW, LONGER)
+    assert content(folder) == longer
+    assert json.loads((folder / "run.json").read_text())["resumed"] == list(steps)
+
+
+def test_a_run_whose_limit_grows_again_and_again_comes_to_the_same_end(tmp_path):
+    for epochs in (1, 2, 3):
+        grown = tiny_run(tmp_path / "grown", *FEW, "trainer.max_steps=null", f"trainer.max_epochs={epochs}")
+    whole = tiny_run(tmp_path / "whole", *FEW, "trainer.max_steps=null", "trainer.max_epochs=3")
+    assert content(grown) == content(whole)
+
+
+def test_a_checkpoint_that_counts_too_few_epochs_is_put_right(tmp_path, monkeypatch, longer):
+    """As igb wrote them at the ends of epochs in a run that had resumed at the end of one."""
+    folder = tmp_path / "run"
+    stop_at(monkeypatch, 90, LONGER, folder=folder)
+    file = folder / "checkpoints" / "last.ckpt"
+    state = torch.load(file, weights_only=True)
+    for counts in state["loops"]["fit_loop"]["epoch_progress"].values():
+        assert counts == {"ready": 2, "started": 2, "processed": 1, "completed": 1}
+        counts |= {"ready": 1, "started": 1}
+    torch.save(state, file)
+    tiny_run(folder, *FEW, LONGER)
+    assert content(folder) == longer
+
+
 def test_a_run_stopped_within_a_probe_measures_again(tmp_path, monkeypatch, undisturbed):
     def check(self):
         calls.append(0)
