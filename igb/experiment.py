@@ -211,6 +211,10 @@ def carry_out(
             images_per_probe = len(order) * len(probe.views)
             counts = (len(schedule.probe_steps), images_per_probe, schedule.total_steps)
             log.info("plan: %s probes of %s images, %s steps", *(f"{count:,}" for count in counts))
+            if last:
+                log.info("going on after step %s", f"{first_step:,}")
+            if wrong := state.repeated_epoch(folder, previous, first_step):
+                log.warning("%s", wrong)
 
         trainer = parts.make_trainer(callbacks=[*ours, *callbacks])
         if trainer.strategy.launcher is not None:  # Lightning leaves the others running when this one fails

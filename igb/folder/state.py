@@ -241,6 +241,20 @@ def final_status(folder: Path, config: DictConfig) -> str | None:
     return None if more else str(entries["status"])
 
 
+def repeated_epoch(folder: Path, entries: dict[str, Any], step: int) -> str | None:
+    """What is wrong with a run that has come to a later step than it was to, or None.
+
+    Until 2026-11 igb repeated an epoch where a run resumed for the second time, both times at the end of an epoch.
+    """
+    planned = entries.get("total_steps")
+    if not isinstance(planned, int) or step <= planned:
+        return None
+    return (
+        f"{folder} has {step} steps, and was to have {planned}: an earlier igb repeated an epoch when the run resumed "
+        "for the second time; remove it and run it again"
+    )
+
+
 def peak_memory() -> int:
     """The largest resident memory of this process so far, in bytes; in a sweep the jobs before are counted in."""
     with suppress(OSError, KeyError):  # Linux; the other source counts in the process that started this one

@@ -11,6 +11,7 @@ from igb import _checks
 from igb._checks import InputError
 from igb._files import make_folder
 from igb.folder.schema import class_title, log_path
+from igb.folder.state import repeated_epoch
 from igb.report import figures
 from igb.report.board import write_board
 from igb.report.comparison import scatters
@@ -161,6 +162,9 @@ def _of_the_same_classes(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
 def _notes(runs: Sequence[Run], shown: Sequence[Panel], threshold: float) -> list[str]:
     """Notes on the runs that are shown."""
     notes = [f"unfinished: {run.label}: {run.unfinished}; see {log_path(run.folder)}" for run in runs if run.unfinished]
+    for run in runs:
+        if wrong := repeated_epoch(run.folder, run.info, int(run.metrics["step"].iloc[-1])):
+            notes.append(wrong)
     classes = len(runs[0].class_names)
     if threshold * classes <= 1:
         notes.append(

@@ -113,7 +113,7 @@ class Classifier(pl.LightningModule):
         steps = loop["epoch_loop.manual_optimization.optim_step_progress"]
         if steps["total"]["completed"] != step:
             steps["total"] = dict.fromkeys(steps["total"], step)
-        data: Any = self.trainer.datamodule
-        begun = -(-step // data.steps_per_epoch)
+        trainer: Any = self.trainer  # which does not say that it has a datamodule
+        begun = -(-step // trainer.datamodule.steps_per_epoch)
         for counts in loop["epoch_progress"].values():
             counts.update(ready=begun, started=begun, processed=begun - 1, completed=begun - 1)

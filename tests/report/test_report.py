@@ -339,6 +339,16 @@ def test_the_table_is_written_as_csv_and_parquet(finished, tmp_path, undrawn):
     assert not list(tmp_path.glob("runs.*"))  # which would be of the report before
 
 
+def test_a_run_that_repeated_an_epoch_is_told_of(tmp_path, undrawn):
+    """As igb did once when a run resumed for the second time; `made_run` is to have 8 steps."""
+    rows = [(step, 0.9, 0.1, 0.8) for step in (0, 4, 8, 12)]
+    made_run(tmp_path / "right", rows[:-1])
+    made_run(tmp_path / "wrong", rows)
+    page = (report.write([tmp_path]) / "index.html").read_text()
+    assert page.count("and was to have 8: an earlier igb repeated an epoch") == 1
+    assert "wrong has 12 steps, and was to have 8" in page
+
+
 def test_runs_started_from_python_are_named_by_the_classes_of_their_parts(tmp_path):
     for name, loss in {
         "a": {"_target_": "igb.losses.CrossEntropy"},

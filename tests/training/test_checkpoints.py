@@ -94,6 +94,16 @@ def test_a_checkpoint_that_counts_too_few_epochs_is_put_right(tmp_path, monkeypa
     assert content(folder) == longer
 
 
+def test_a_run_that_has_repeated_an_epoch_says_so_when_it_goes_on(tmp_path, caplog):
+    folder = tiny_run(tmp_path / "run", *FEW)
+    entries = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(entries | {"total_steps": 15}))
+    with caplog.at_level(logging.INFO, "igb"):
+        tiny_run(folder, *FEW, LONGER)
+    assert "going on after step 60" in caplog.messages
+    assert any("has 60 steps, and was to have 15: an earlier igb repeated an epoch" in one for one in caplog.messages)
+
+
 def test_a_run_stopped_within_a_probe_measures_again(tmp_path, monkeypatch, undisturbed):
     def check(self):
         calls.append(0)
