@@ -44,8 +44,8 @@ def overview(panels: Sequence[Panel], threshold: float) -> str:
         return ""
     trapped = [f"{title} ({some.count(False)} of {len(some)})" for title, some in found.items() if False in some]
     more = f" and {len(trapped) - MOST_NAMED} more" if len(trapped) > MOST_NAMED else ""
-    which = f"at the end no class takes {share(threshold)} or more of their guesses"
-    text = f"{sum(every)} of {len(every)} runs left it: {which}"
+    which = f"to the end no class takes {share(threshold)} or more of the guesses"
+    text = f"{sum(every)} of {len(every)} runs escaped ({which})"
     return f"{text}. Those that did not: {', '.join(trapped[:MOST_NAMED])}{more}." if trapped else f"{text}."
 
 

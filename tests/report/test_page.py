@@ -315,7 +315,7 @@ def test_the_first_line_counts_who_left_and_names_who_did_not(tmp_path):
                 tmp_path / loss / str(seed), [START, (8, 0.5, 0.5, end)], overrides=overrides, started=f"{loss}{seed}"
             )
     found = panels(find_runs([tmp_path])[0])
-    which = "4 of 6 runs left it: at the end no class takes 60 % or more of their guesses."
+    which = "4 of 6 runs escaped (to the end no class takes 60 % or more of the guesses)."
     assert overview(found, 0.6) == f"{which} Those that did not: loss=pz (2 of 2)."
     assert overview([one for one in found if one.title != "loss=pz"], 0.6) == which.replace("6 runs", "4 runs")
     assert overview(found[:1], 0.6) == ""  # its own sentences say it
