@@ -84,6 +84,7 @@ def figure(frames: Frames) -> Figure:
             lines = of_classes[of_classes["loss"] == loss].groupby(["epoch", "seed"])[quantity].mean().unstack()
             labels = [name, *[None] * (len(lines.columns) - 1)]
             axes.plot(lines.index, lines, color=colour, linewidth=1.0, alpha=0.8, label=labels)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set(xlabel="epoch", title=title, ylim=(0, None))
     drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     return drawn
