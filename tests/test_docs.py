@@ -31,7 +31,8 @@ def test_a_command_runs(page, line, command, tmp_path, image_folder, undrawn):
     if program == "make":
         makefile = (ROOT / "Makefile").read_text()
         assert f"\n{arguments[0]}:" in makefile
-        assert f"make {arguments[0]}" in (ROOT / ".ci" / "run").read_text()
+        called = [line.split() for line in (ROOT / ".ci" / "run").read_text().splitlines() if "make " in line]
+        assert any(arguments[0] in words for words in called)
         return
     if program == "torchrun":
         return  # test_devices.py runs it
