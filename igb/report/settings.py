@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
+from scipy.special import betaincinv, stdtrit
 
 from igb.folder.identity import MAY_GROW, SEED, keys_with_role
 from igb.report.metrics import Array, favoured_order
@@ -151,6 +151,14 @@ def mean_and_bounds(values: Array, counted: np.ndarray, *, bounded: bool) -> tup
     enough = counted.sum(axis=0).reshape(counted.shape[1:] + (1,) * (values.ndim - counted.ndim)) >= FEWEST
     low, high = (np.where(enough, bound, np.nan) for bound in (mean - half, mean + half))
     return (mean, low.clip(0, 1), high.clip(0, 1)) if bounded else (mean, low, high)
+
+
+def bounds_of_rate(count: int, n: int) -> tuple[float, float]:
+    """The exact 95 % interval of a probability of which `count` of `n` runs are known (Clopper and Pearson, 1934)."""
+    tail = (1 - CONFIDENCE) / 2
+    low = float(betaincinv(count, n - count + 1, tail)) if count > 0 else 0.0
+    high = float(betaincinv(count + 1, n - count, 1 - tail)) if count < n else 1.0
+    return low, high
 
 
 def settings(runs: Sequence[Run]) -> list[Setting]:

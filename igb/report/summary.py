@@ -24,7 +24,7 @@ from igb.report.metrics import (
 )  # fmt: skip
 from igb.report.prediction import dominance_of, drift_ratio_of
 from igb.report.runs import Run, read_run
-from igb.report.settings import FEWEST, mean_and_bounds, settings, swept
+from igb.report.settings import FEWEST, bounds_of_rate, mean_and_bounds, settings, swept
 
 # What each column means, for the page; docs/report.md has the equations.
 COLUMN_HELP = {
@@ -48,6 +48,9 @@ COLUMN_HELP = {
     "escape_step": "First probe from which dominance stays under {threshold:g} to the end of the run; "
     ">N if it had not come by step N. Over seeds, the median.",
     "escaped": "Runs that have escaped.",
+    "escape_rate": "The share of runs that have escaped.",
+    "escape_rate_low": "Lower bound of its exact 95 % interval (Clopper and Pearson).",
+    "escape_rate_high": "The upper bound of it.",
     "half_life": "First probe at which the favoured class's p̄, less the mean p̄ of all classes, is at most half of what "
     "it was at initialisation. Over seeds, the median.",
     "mean_accuracy": "Mean of the classes' accuracies at the last probe.",
@@ -84,6 +87,7 @@ OVER_SEEDS = ("dominance_end", "mean_accuracy", "worst_accuracy", *OF_LABELS)  #
 NUMBERS: dict[str, Any] = {
     **dict.fromkeys(("n", "steps", "escaped"), int),
     **dict.fromkeys((*AT_START, "dominance_epoch_1", "dominance_end"), float),
+    **dict.fromkeys(("escape_rate", "escape_rate_low", "escape_rate_high"), float),
     **dict.fromkeys(("mean_accuracy", "worst_accuracy", *OF_LABELS), float),
     **dict.fromkeys((f"{name}_{bound}" for name in OVER_SEEDS for bound in ("low", "high")), float),
 }
@@ -129,7 +133,10 @@ def summarize_settings(runs: Sequence[Run], threshold: float = THRESHOLD) -> pd.
             row |= {f"config.{key}": one.runs[0].value(key) for key in keys}
             row |= {"batch_norm": mode, "n": len(group), "steps": group["steps"].min()}
             escapes = group["escape_step"].tolist()
-            row |= {"escaped": sum(not isinstance(event_time, Censored) for event_time in escapes)}
+            escaped = sum(not isinstance(event_time, Censored) for event_time in escapes)
+            low, high = bounds_of_rate(escaped, len(group))
+            row |= {"escaped": escaped, "escape_rate": escaped / len(group)}
+            row |= {"escape_rate_low": low, "escape_rate_high": high}
             row |= {"escape_step": median(escapes)}
             row |= {"half_life": median([event_time for event_time in group["half_life"] if event_time is not None])}
             row |= {name: group[name].mean() for name in AT_START if name in group}

@@ -5,7 +5,7 @@ from scipy import stats
 from igb.report import figures
 from igb.report.metrics import Censored
 from igb.report.runs import find_runs
-from igb.report.settings import mean_and_bounds, mean_and_half_width, panels, settings, swept
+from igb.report.settings import bounds_of_rate, mean_and_bounds, mean_and_half_width, panels, settings, swept
 from igb.report.summary import summarize_settings
 from tests.helpers.runs import ROWS, made_run, sweep
 
@@ -200,6 +200,7 @@ def test_figure_1_draws_a_dot_for_each_of_few_seeds(tmp_path):
 def test_a_setting_has_means_bounds_and_medians(tmp_path, five):
     row = summarize_settings(sweep(tmp_path / "few"), threshold=0.6).iloc[0]
     assert (row["setting"], row["n"], row["escaped"]) == ("loss=pz", 3, 1)
+    assert row[["escape_rate", "escape_rate_low", "escape_rate_high"]].tolist() == [1 / 3, *bounds_of_rate(1, 3)]
     assert row["escape_step"] == Censored(8)  # of 8, >4 and >8
     assert row["dominance_end"] == pytest.approx((0.55 + 0.9 + 0.6) / 3)
     assert (row["dominance_end_low"], row["dominance_end_high"]) == (0.55, 0.9)  # the least and the largest
@@ -207,6 +208,13 @@ def test_a_setting_has_means_bounds_and_medians(tmp_path, five):
     values = 0.5 + np.arange(5) / 20
     low, high = stats.t.interval(0.95, 4, loc=values.mean(), scale=stats.sem(values))
     assert (row["dominance_end_low"], row["dominance_end_high"]) == (pytest.approx(low), pytest.approx(high))
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 30])
+def test_the_bounds_of_a_rate_are_exact(n):
+    for count in range(n + 1):
+        exact = stats.binomtest(count, n).proportion_ci(method="exact")
+        assert bounds_of_rate(count, n) == pytest.approx((exact.low, exact.high))
 
 
 def test_ranks_read_as_english(tmp_path):
