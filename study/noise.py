@@ -92,13 +92,13 @@ def figure(frames: Frames) -> Figure:
 
 def numbers(frames: Frames) -> dict[str, str]:
     """What the text says of it."""
-    rows, early = outcomes(frames), ranks(frames)
-    early = early[early["epoch"] == 1]
+    rows, order = outcomes(frames), ranks(frames)
+    order = order[order["epoch"] == order["epoch"].max()]
     found: dict[str, str] = {}
     for loss in TITLES:
         part = rows[rows["loss"] == loss]
         found[f"noise_{loss}_left"] = rate(part["left"])
         for name in ("memorised", "recovered", "best", "mean_accuracy"):
             found[f"noise_{loss}_{name}"] = interval(part[part["left"]][name])
-        found[f"noise_{loss}_rank"] = interval(early[early["loss"] == loss]["rank"])
+        found[f"noise_{loss}_rank_end"] = interval(order[order["loss"] == loss]["rank"])
     return found
