@@ -208,11 +208,7 @@ def carry_out(
             eta = Eta(schedule, stopwatch, probing, every_batch=probe.points is None)
             bar = [ProgressBar(eta, step_losses)] if sys.stdout.isatty() else []
             ours = [records, *ours, eta, *bar]
-            images_per_probe = len(order) * len(probe.views)
-            counts = (len(schedule.probe_steps), images_per_probe, schedule.total_steps)
-            log.info("plan: %s probes of %s images, %s steps", *(f"{count:,}" for count in counts))
-            if last:
-                log.info("going on after step %s", f"{first_step:,}")
+            _say_plan(schedule, len(order) * len(probe.views), first_step)
             if wrong := state.repeated_epoch(folder, previous, first_step):
                 log.warning("%s", wrong)
 
@@ -307,6 +303,13 @@ def refuse_other_data(folder: Path, previous: Mapping[str, Any], data: Mapping[s
     if not identity.is_on_same_data(previous, data):
         what = "images" if not identity.is_on_same_data(previous, {"images": data["images"]}) else "class names"
         raise InputError(f"data: the {what} differ from those the run in {folder} was started with")
+
+
+def _say_plan(schedule: Schedule, images_per_probe: int, first_step: int) -> None:
+    counts = (len(schedule.probe_steps), images_per_probe, schedule.total_steps)
+    log.info("plan: %s probes of %s images, %s steps", *(f"{count:,}" for count in counts))
+    if first_step:
+        log.info("going on after step %s", f"{first_step:,}")
 
 
 def process_seed(seed: int, rank: int) -> int:
